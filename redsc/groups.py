@@ -182,9 +182,7 @@ def prefixes(widths: Widths) -> dict[str, np.ndarray]:
     return {group: np.arange(width) for group, width in widths.items()}
 
 
-def select_units(
-    graph: ir.Graph, grouping: Grouping, units: Mapping[str, np.ndarray]
-) -> ir.Graph:
+def select_units(graph: ir.Graph, grouping: Grouping, units: Mapping[str, np.ndarray]) -> ir.Graph:
     """`graph` with only `units` of each group, in that order: slices and reorders alike."""
     index = {name: channel_indices(axis, units) for name, axis in grouping.axes.items()}
 

@@ -323,14 +323,16 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 
 def check(graph: Graph, lowered: bool = False) -> None:
-    """Raise AssertionError when a graph breaks the rules above: a defect of redsc, not of a model."""
+    """Raise AssertionError when a graph breaks the rules above: a defect of redsc."""
     seen: set[str] = set()
     kinds = LOWERED_OPS if lowered else ALL_OPS
     for position, op in enumerate(graph.ops):
         where = f"{type(op).__name__} {op.name!r}"
         assert isinstance(op, kinds), f"{where}: not expected after this stage"
         assert op.name not in seen, f"{where}: name used twice"
-        assert isinstance(op, Input) == (position == 0), f"{where}: exactly the first op is the input"
+        assert isinstance(op, Input) == (position == 0), (
+            f"{where}: exactly the first op is the input"
+        )
         assert all(name in seen for name in op.inputs), f"{where}: reads a tensor not yet computed"
         arity = {Input: 0, Add: 2}.get(type(op), 1)
         assert len(op.inputs) == arity or isinstance(op, Concatenate), f"{where}: {op.inputs}"
@@ -341,7 +343,8 @@ def check(graph: Graph, lowered: bool = False) -> None:
     assert graph.output in seen, f"output {graph.output!r} is not computed"
     all_shapes = shapes(graph)
     for name, shape in all_shapes.items():
-        assert len(shape) in (1, 3) and min(shape) > 0, f"{name}: shape {shape}"
+        assert len(shape) in (1, 3), f"{name}: shape {shape}"
+        assert min(shape) > 0, f"{name}: shape {shape}"
     for op in graph.ops:
         _check_channels(op, [all_shapes[name] for name in op.inputs])
 

@@ -47,9 +47,7 @@ def _depthwise(op: ir.DepthwiseConv2D, x: Tensor, kernel: Tensor) -> Tensor:
     tf = tensorflow()
     if op.strides[0] == op.strides[1]:
         strides = [1, *op.strides, 1]
-        return tf.nn.depthwise_conv2d(
-            x, kernel, strides, op.padding.upper(), dilations=op.dilation
-        )
+        return tf.nn.depthwise_conv2d(x, kernel, strides, op.padding.upper(), dilations=op.dilation)
     pads = []
     for axis in (0, 1):
         size, window = x.shape[axis + 1], op.kernel.shape[axis]

@@ -1,0 +1,275 @@
+"""Float levels to int8 levels over one weight store (DESIGN, numerics).
+
+The store holds the kernels without batch-norm. A level's batch-norm goes into the weight *scale*
+its .tflite declares and into its bias, so a level costs tables, not weights, and is exactly a
+standard TFLite network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from redsc import fixed_point, groups, ir
+from redsc.groups import Grouping, Widths
+from redsc.quantized import QuantizedLevel, QuantizedLinear, QuantizedNetwork, QuantParams
+
+Ranges = Mapping[str, tuple[float, float]]
+"""Smallest and largest value of every tensor, by op name."""
+
+WEIGHT_MAX = 127
+BIAS_MAX = 1 << 30
+# Narrower ranges come from dead layers only. The floor keeps every scale, and products of two
+# scales, normal float32 numbers.
+MIN_SCALE = 2.0**-48
+FIXED_OUTPUTS: dict[type[ir.Op], QuantParams] = {
+    ir.Softmax: QuantParams(1 / 256, -128),
+    ir.Logistic: QuantParams(1 / 256, -128),
+    ir.Tanh: QuantParams(1 / 128, 0),
+}
+"""Output parameters TFLite prescribes."""
+
+TIED = (ir.MaxPool2D, ir.AveragePool2D, ir.Reshape, ir.Pad, ir.Concatenate)
+"""Ops whose inputs and output share scale and zero point."""
+
+
+@dataclass(frozen=True, eq=False)
+class FloatLevel:
+    """A level before quantisation: `graph` is narrow, its kernels are slices of the store's."""
+
+    percent: float
+    widths: Widths
+    graph: ir.Graph
+    ranges: Ranges
+
+
+def quantize(store: ir.Graph, grouping: Grouping, levels: Sequence[FloatLevel]) -> QuantizedNetwork:
+    """The int8 network of `levels`, smallest first; the last one is as wide as `store`."""
+    tensors = _tensor_params(store, levels)
+    dead = {op.name: _dead_channels(op, grouping, levels, tensors) for op in store.linear_ops}
+    scales = {op.name: _store_scale(op) for op in store.linear_ops}
+    weights = {
+        op.name: _quantize_kernel(op, scales[op.name], dead[op.name]) for op in store.linear_ops
+    }
+    quantized = []
+    for level, params in zip(levels, tensors, strict=True):
+        units = groups.prefixes(level.widths)
+        index = {name: groups.channel_indices(a, units) for name, a in grouping.axes.items()}
+        linear = {}
+        for op in level.graph.linear_ops:
+            rows, columns = index[op.name], index[op.inputs[0]]
+            stored = store[op.name]
+            assert isinstance(stored, ir.LinearOp)
+            linear[op.name] = _quantize_linear(
+                op,
+                select_weights(stored, weights[op.name], columns, rows),
+                scales[op.name][rows],
+                dead[op.name][rows],
+                params[op.inputs[0]],
+                params[op.name],
+            )
+        quantized.append(
+            QuantizedLevel(level.percent, dict(level.widths), level.graph, params, linear)
+        )
+    return QuantizedNetwork(store, grouping, weights, tuple(quantized))
+
+
+def to_tflite_layout(op: ir.LinearOp, kernel: np.ndarray) -> np.ndarray:
+    """Keras kernel layout to TFLite's: (out, h, w, in), (1, h, w, out), (out, in)."""
+    match op:
+        case ir.Conv2D():
+            return np.ascontiguousarray(kernel.transpose(3, 0, 1, 2))
+        case ir.DepthwiseConv2D():
+            return kernel.reshape(1, *kernel.shape[:2], -1)
+        case ir.Dense():
+            return np.ascontiguousarray(kernel.T)
+    raise AssertionError(op)
+
+
+def select_weights(
+    op: ir.LinearOp, weights: np.ndarray, inputs: np.ndarray, outputs: np.ndarray
+) -> np.ndarray:
+    """Rows and columns of a level from the store, TFLite layout, compact."""
+    match op:
+        case ir.Conv2D():
+            return np.ascontiguousarray(weights[outputs][:, :, :, inputs])
+        case ir.DepthwiseConv2D():
+            return np.ascontiguousarray(weights[:, :, :, outputs])
+        case ir.Dense():
+            return np.ascontiguousarray(weights[outputs][:, inputs])
+    raise AssertionError(op)
+
+
+def _per_channel(op: ir.LinearOp, kernel: np.ndarray) -> np.ndarray:
+    """A kernel as float64 (out_channels, weights per channel)."""
+    laid_out = to_tflite_layout(op, kernel).astype(np.float64)
+    if isinstance(op, ir.DepthwiseConv2D):
+        return laid_out.reshape(-1, op.out_channels).T
+    return laid_out.reshape(op.out_channels, -1)
+
+
+def _store_scale(op: ir.LinearOp) -> np.ndarray:
+    """float64 (out,): symmetric scale of each channel at full width."""
+    largest = np.abs(_per_channel(op, op.kernel)).max(axis=1)
+    return np.maximum(largest, np.finfo(np.float32).tiny) / WEIGHT_MAX
+
+
+def _quantize_kernel(op: ir.LinearOp, scale: np.ndarray, dead: np.ndarray) -> np.ndarray:
+    channels = np.rint(_per_channel(op, op.kernel) / scale[:, None])
+    channels = np.clip(channels, -WEIGHT_MAX, WEIGHT_MAX)
+    channels[dead] = 0
+    shape = to_tflite_layout(op, op.kernel).shape
+    if isinstance(op, ir.DepthwiseConv2D):
+        channels = channels.T
+    result = np.ascontiguousarray(channels.reshape(shape).astype(np.int8))
+    result.flags.writeable = False
+    return result
+
+
+def _quantize_linear(
+    op: ir.LinearOp,
+    weights: np.ndarray,
+    store_scale: np.ndarray,
+    dead: np.ndarray,
+    source: QuantParams,
+    target: QuantParams,
+) -> QuantizedLinear:
+    # Constant channels: any scale does, and one that puts the bias's unit at 1/256 of an output
+    # step rounds to the right constant without a left shift.
+    constant = np.full_like(store_scale, target.scale / source.scale / 256)
+    wanted = np.where(dead, constant, store_scale * op.scale)
+    channels = np.abs(weights.astype(np.int64))
+    if isinstance(op, ir.DepthwiseConv2D):
+        reach = channels.sum(axis=(0, 1, 2))
+    else:
+        reach = channels.reshape(len(weights), -1).sum(axis=1)
+    reach = reach * 255 * source.scale * wanted  # |kernel · x| in real units, at most
+    # Offsets past the point where the output saturates whatever x is change nothing.
+    low = (-128 - target.zero_point) * target.scale - reach - target.scale
+    high = (127 - target.zero_point) * target.scale + reach + target.scale
+    offset = np.clip(op.offset, low, high)
+    floor = np.abs(offset) / (source.scale * BIAS_MAX)
+    scale = np.maximum(wanted, np.maximum(floor, np.finfo(np.float32).tiny)).astype(np.float32)
+    bias = np.rint(offset / (np.float64(source.scale) * scale.astype(np.float64)))
+    return QuantizedLinear(
+        weights=weights,
+        weight_scale=scale,
+        bias=np.clip(bias, -BIAS_MAX, BIAS_MAX).astype(np.int32),
+    )
+
+
+def _dead_channels(
+    op: ir.LinearOp,
+    grouping: Grouping,
+    levels: Sequence[FloatLevel],
+    tensors: Sequence[Mapping[str, QuantParams]],
+) -> np.ndarray:
+    """bool (out,): channels whose kernel moves the output by less than half a step at any level."""
+    dead = np.ones(op.out_channels, bool)
+    for level, params in zip(levels, tensors, strict=True):
+        rows = groups.channel_indices(grouping.axes[op.name], groups.prefixes(level.widths))
+        narrow = level.graph[op.name]
+        assert isinstance(narrow, ir.LinearOp)
+        source, target = params[op.inputs[0]], params[op.name]
+        largest = max(127 - source.zero_point, source.zero_point + 128) * source.scale
+        reach = np.abs(_per_channel(narrow, narrow.kernel)).sum(axis=1) * largest
+        dead[rows] &= reach * narrow.scale < 0.5 * target.scale
+    return dead
+
+
+def _tensor_params(
+    graph: ir.Graph, levels: Sequence[FloatLevel]
+) -> tuple[dict[str, QuantParams], ...]:
+    """Scale and zero point of every tensor at every level, ties and shared ends respected."""
+    tie = _ties(graph)
+    shared = {tie[graph.input.name], tie[graph.output]}
+    fixed = {tie[op.name]: FIXED_OUTPUTS[type(op)] for op in graph.ops if type(op) in FIXED_OUTPUTS}
+    ranges = [_class_ranges(tie, level) for level in levels]
+    result = []
+    for own in ranges:
+        params = {}
+        for name, root in tie.items():
+            if root in fixed:
+                params[name] = fixed[root]
+            elif root in shared:
+                params[name] = _asymmetric(*_union([other[root] for other in ranges]))
+            else:
+                params[name] = _asymmetric(*own[root])
+        result.append(params)
+    return tuple(result)
+
+
+def _ties(graph: ir.Graph) -> dict[str, str]:
+    """Tensor name to the name that stands for all tensors of equal parameters."""
+    root: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while root[name] != name:
+            name = root[name]
+        return name
+
+    for op in graph.ops:
+        root[op.name] = op.name
+        if isinstance(op, TIED):
+            for name in op.inputs:
+                root[find(op.name)] = find(name)
+    return {name: find(name) for name in root}
+
+
+def _class_ranges(tie: Mapping[str, str], level: FloatLevel) -> dict[str, tuple[float, float]]:
+    """Range of every class of tied tensors, wide enough for TFLite's int32 requantisation."""
+    ranges = dict(level.ranges)
+
+    def widen(name: str, needed: float) -> None:
+        low, high = ranges[name]
+        ranges[name] = (low, max(high, low + needed))
+
+    def size(name: str) -> float:
+        return max(abs(end) for end in ranges[name])
+
+    for op in level.graph.ops:
+        match op:  # only dead layers and broken calibrations come near these floors
+            case ir.LinearOp():
+                # 2^20 below what the kernel can reach, accumulators would be shifted out of int32
+                reach = np.abs(_per_channel(op, op.kernel)).sum(axis=1) * op.scale
+                widen(op.name, float(np.max(reach)) * size(op.inputs[0]) * 2.0**-20)
+            case ir.Add() | ir.LeakyRelu():
+                widen(op.name, max(size(name) for name in op.inputs) * 2.0**-16)
+            case ir.Softmax() | ir.Logistic() | ir.Tanh():
+                widen(op.inputs[0], 255 * 2.0**-25)  # its scale in Q5.26 or Q4.27 is at least 1
+    members: dict[str, list[tuple[float, float]]] = {}
+    for name, root in tie.items():
+        members.setdefault(root, []).append(ranges[name])
+    return {root: _union(values) for root, values in members.items()}
+
+
+def _union(ranges: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _asymmetric(low: float, high: float) -> QuantParams:
+    """int8 parameters of a range that is widened to hold 0, which is then exact."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = np.float32(max((high - low) / 255, MIN_SCALE))
+    zero_point = int(fixed_point.round_half_away(np.float64(-128 - low / np.float64(scale))))
+    return QuantParams(float(scale), int(np.clip(zero_point, -128, 127)))
+
+
+def quantize_array(x: np.ndarray, params: QuantParams) -> np.ndarray:
+    """Network-side real values to int8, rounded half away from zero and clipped."""
+    q = fixed_point.round_half_away(np.asarray(x, np.float64) / params.scale) + params.zero_point
+    return np.clip(q, -128, 127).astype(np.int8)
+
+
+def dequantize_array(q: np.ndarray, params: QuantParams) -> np.ndarray:
+    """int8 to float32 real values."""
+    return ((q.astype(np.float64) - params.zero_point) * params.scale).astype(np.float32)
+
+
+def quantize_input(network: QuantizedNetwork, raw: np.ndarray) -> np.ndarray:
+    """The user's raw values (samples, …) to the int8 the device is given."""
+    source = network.graph.input
+    params = network.levels[0].tensors[source.name]
+    return quantize_array(np.asarray(raw, np.float64) * source.rescale + source.offset, params)

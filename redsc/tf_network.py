@@ -6,7 +6,12 @@ Importance, calibration, fine-tuning and the float side of every proof use this 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +22,30 @@ Tensor = Any  # a tf.Tensor; TensorFlow has no types worth importing it for
 Linear = Callable[[ir.LinearOp, Tensor], Tensor]
 
 
+@functools.cache
 def tensorflow() -> Any:
     """TensorFlow with Keras 2 behind tf.keras, quiet; the only way redsc imports it."""
-    import os
-
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # one order of summation on every CPU
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
-
+    with _silenced_stderr():
+        import tensorflow as tf
+    tf.get_logger().setLevel("ERROR")
     return tf
+
+
+@contextlib.contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    """TensorFlow's C++ greets on file descriptor 2 before any log level reaches it."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def linear(op: ir.LinearOp, x: Tensor, kernel: Tensor | None = None) -> Tensor:
@@ -129,7 +149,7 @@ def forward(graph: ir.Graph, x: Tensor, run_linear: Linear = affine_linear) -> d
 
 def predict(graph: ir.Graph, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
     """Network output (samples, *output shape) float32 for raw inputs (samples, *input shape)."""
-    run = tensorflow().function(lambda batch: forward(graph, batch)[graph.output])
+    run = tensorflow().function(lambda batch: forward(graph, batch)[graph.output], autograph=False)
     parts = [run(x[i : i + batch_size]).numpy() for i in range(0, len(x), batch_size)]
     return np.concatenate(parts)
 
@@ -140,7 +160,7 @@ def ranges(
     """Smallest and largest value of every tensor over raw inputs `x`."""
     tf = tensorflow()
 
-    @tf.function
+    @tf.function(autograph=False)
     def extremes(batch: Tensor) -> dict[str, Tensor]:
         values = forward(graph, batch)
         return {n: tf.stack([tf.reduce_min(v), tf.reduce_max(v)]) for n, v in values.items()}

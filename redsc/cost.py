@@ -1,0 +1,224 @@
+"""What a network costs: MACs, parameters, int8 activation memory, flash.
+
+Two views of one definition, which tests hold equal. Functions of a graph count a network that
+exists. A `CostModel` holds the same costs of every subnetwork as exact integer forms of the
+widths — products of two widths for convolution and dense, linear for the rest — so that the
+search never has to build one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from redsc import ir
+from redsc.groups import Axis, Grouping, Segment, Widths
+
+TABLE_BYTES_PER_CHANNEL = 9
+"""int32 bias, int32 multiplier and int8 shift of one output channel of a linear op at one level."""
+
+
+# --- a graph -------------------------------------------------------------------------------------
+
+
+def op_macs(graph: ir.Graph) -> dict[str, int]:
+    """Multiply-accumulates of every Conv2D, DepthwiseConv2D and Dense, by op name.
+
+    The usual definition: no bias, no pooling, no elementwise ops, and padded windows counted in
+    full, as MLPerf Tiny's figures do.
+    """
+    shapes = ir.shapes(graph)
+    return {op.name: _positions(op, shapes) * op.kernel.size for op in graph.linear_ops}
+
+
+def macs(graph: ir.Graph) -> int:
+    """Multiply-accumulates of one inference."""
+    return sum(op_macs(graph).values())
+
+
+def parameters(graph: ir.Graph) -> int:
+    """Kernels, biases and the four arrays of each batch-norm, as Keras counts them."""
+    total = 0
+    for op in graph.ops:
+        if isinstance(op, ir.LinearOp):
+            total += op.kernel.size + (0 if op.bias is None else op.bias.size)
+        if isinstance(op, (ir.LinearOp, ir.BatchNormalization)) and op.norm is not None:
+            total += 4 * op.norm.gamma.size
+    return total
+
+
+def weights_bytes(graph: ir.Graph) -> int:
+    """int8 weights of all linear ops."""
+    return sum(op.kernel.size for op in graph.linear_ops)
+
+
+def table_bytes(graph: ir.Graph) -> int:
+    """Requantisation tables of one level."""
+    return sum(op.out_channels for op in graph.linear_ops) * TABLE_BYTES_PER_CHANNEL
+
+
+def tensor_bytes(graph: ir.Graph) -> dict[str, int]:
+    """int8 size of every tensor; a Reshape's is that of the tensor it views."""
+    return {name: math.prod(shape) for name, shape in ir.shapes(graph).items()}
+
+
+def peak_activation_bytes(graph: ir.Graph) -> int:
+    """Largest sum of int8 tensors alive at one op: its inputs, its output, all still needed."""
+    sizes = tensor_bytes(graph)
+    return max(sum(sizes[name] for name in alive) for alive in live_tensors(graph).values())
+
+
+# --- lifetimes -----------------------------------------------------------------------------------
+
+
+def storage(graph: ir.Graph) -> dict[str, str]:
+    """For every tensor the tensor that owns its memory: a Reshape is a view of its input."""
+    owner: dict[str, str] = {}
+    for op in graph.ops:
+        owner[op.name] = owner[op.inputs[0]] if isinstance(op, ir.Reshape) else op.name
+    return owner
+
+
+def lifetimes(graph: ir.Graph) -> dict[str, tuple[int, int]]:
+    """First and last op position at which each memory-owning tensor is alive, both inclusive.
+
+    The network input is alive from the first op, the output to the last.
+    """
+    owner = storage(graph)
+    result: dict[str, tuple[int, int]] = {}
+    for position, op in enumerate(graph.ops):
+        for name in (*op.inputs, op.name):
+            root = owner[name]
+            result[root] = (result.get(root, (position, position))[0], position)
+    output = owner[graph.output]
+    result[output] = (result[output][0], len(graph.ops) - 1)
+    return result
+
+
+def live_tensors(graph: ir.Graph) -> dict[str, tuple[str, ...]]:
+    """Memory-owning tensors alive while each op runs, by op name; views run nothing."""
+    spans = lifetimes(graph)
+    return {
+        op.name: tuple(name for name, (first, last) in spans.items() if first <= position <= last)
+        for position, op in enumerate(graph.ops)
+        if not isinstance(op, ir.Reshape)
+    }
+
+
+# --- every subnetwork at once --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Term:
+    """Cost per unit of one group, or per pair of units of two: multiply by the width(s)."""
+
+    macs: int = 0
+    weights_bytes: int = 0
+    channels: int = 0
+    """Output channels of linear ops: entries of a requantisation table."""
+
+    def __add__(self, other: Term) -> Term:
+        return Term(
+            self.macs + other.macs,
+            self.weights_bytes + other.weights_bytes,
+            self.channels + other.channels,
+        )
+
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs of the subnetwork with widths w, exactly.
+
+    macs = sum of pairs[a, b].macs * w[a] * w[b] + sum of units[a].macs * w[a], weights_bytes and
+    channels alike; live[op] is the sum of bytes per unit * w over everything alive at the op.
+    A pair may hold one group twice (a convolution inside a residual stage).
+    """
+
+    pairs: Mapping[Pair, Term]
+    units: Mapping[str, Term]
+    live: Mapping[str, Mapping[str, int]]
+
+    def cost(self, widths: Widths) -> Term:
+        """Everything but memory."""
+        total = Term()
+        for (a, b), term in self.pairs.items():
+            total += _times(term, widths[a] * widths[b])
+        for group, term in self.units.items():
+            total += _times(term, widths[group])
+        return total
+
+    def macs(self, widths: Widths) -> int:
+        return self.cost(widths).macs
+
+    def weights_bytes(self, widths: Widths) -> int:
+        return self.cost(widths).weights_bytes
+
+    def table_bytes(self, widths: Widths) -> int:
+        return self.cost(widths).channels * TABLE_BYTES_PER_CHANNEL
+
+    def peak_activation_bytes(self, widths: Widths) -> int:
+        return max(
+            sum(size * widths[group] for group, size in row.items()) for row in self.live.values()
+        )
+
+
+def cost_model(graph: ir.Graph, grouping: Grouping) -> CostModel:
+    """The CostModel of a lowered graph; `grouping` is `find_groups(graph)`."""
+    shapes = ir.shapes(graph)
+    pairs: defaultdict[Pair, Term] = defaultdict(Term)
+    units: defaultdict[str, Term] = defaultdict(Term)
+    for op in graph.linear_ops:
+        positions, window = _positions(op, shapes), math.prod(op.kernel.shape[:-2])
+        for out in grouping.axes[op.name]:
+            units[out.group] += Term(channels=out.channels(1))
+            if isinstance(op, ir.DepthwiseConv2D):
+                weights = window * out.channels(1)
+                units[out.group] += Term(weights * positions, weights)
+                continue
+            for segment in grouping.axes[op.inputs[0]]:
+                weights = window * segment.channels(1) * out.channels(1)
+                pairs[pair(grouping, segment, out)] += Term(weights * positions, weights)
+    per_unit = {name: _bytes_per_unit(shapes[name], axis) for name, axis in grouping.axes.items()}
+    return CostModel(pairs, units, _live_rows(graph, per_unit))
+
+
+def pair(grouping: Grouping, a: Segment, b: Segment) -> Pair:
+    """Key of two groups: one order for a → b and b → a, that of the grouping."""
+    order = list(grouping.groups)
+    first, second = sorted((a.group, b.group), key=order.index)
+    return first, second
+
+
+def _positions(op: ir.LinearOp, shapes: Mapping[str, ir.Shape]) -> int:
+    """How often each weight is used: output positions, 1 for Dense."""
+    return math.prod(shapes[op.name][:-1])
+
+
+def _times(term: Term, factor: int) -> Term:
+    return Term(term.macs * factor, term.weights_bytes * factor, term.channels * factor)
+
+
+def _bytes_per_unit(shape: ir.Shape, axis: Axis) -> dict[str, int]:
+    """Bytes that one unit of each group adds to an int8 tensor."""
+    result: defaultdict[str, int] = defaultdict(int)
+    for segment in axis:
+        result[segment.group] += math.prod(shape[:-1]) * segment.channels(1)
+    return result
+
+
+def _live_rows(
+    graph: ir.Graph, per_unit: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    rows: dict[str, dict[str, int]] = {}
+    for op, alive in live_tensors(graph).items():
+        row: defaultdict[str, int] = defaultdict(int)
+        for name in alive:
+            for group, size in per_unit[name].items():
+                row[group] += size
+        rows[op] = dict(row)
+    return rows

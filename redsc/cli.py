@@ -1,0 +1,252 @@
+"""The command line. Results go to stdout, logs and progress to stderr.
+
+Exit codes: 0 ok, 1 internal, 2 usage, configuration or data, 3 unreadable or unsupported model,
+4 infeasible budget, 5 toolchain, 7 verification, 130 interrupted.
+
+Only click is imported at the top: `redsc --help` must not wait for TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+import redsc
+from redsc.errors import RedscError, UsageError
+from redsc.progress import Progress
+
+INTERNAL_ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+log = logging.getLogger("redsc")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """Entry point: runs a command and turns every error into a message and an exit code."""
+    try:
+        status = cli.main(prog_name="redsc", standalone_mode=False)
+    except (RedscError, click.ClickException, click.Abort, KeyboardInterrupt, Exception) as error:
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("traceback:", exc_info=error)
+        status = _explain(error)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _explain(error: BaseException) -> int:
+    """Print one message for an error; its exit code."""
+    match error:
+        case RedscError():
+            click.echo(f"redsc: error: {error}", err=True)
+            return error.exit_code
+        case click.ClickException():
+            error.show(file=sys.stderr)
+            return USAGE_ERROR
+        case click.Abort() | KeyboardInterrupt():
+            click.echo("redsc: interrupted; the previous output is untouched", err=True)
+            return INTERRUPTED
+        case OSError(filename=str(name)) | OSError(strerror=str(name)):
+            click.echo(f"redsc: error: {name}: {error.strerror or error}", err=True)
+            return USAGE_ERROR
+    click.echo(
+        f"redsc: internal error: {type(error).__name__}: {error}\n"
+        "This is a defect of redsc. Run again with -vv for the traceback and report it.",
+        err=True,
+    )
+    return INTERNAL_ERROR
+
+
+def _verbosity(command: F) -> F:
+    """The options -q and -v that every command takes."""
+
+    def configure(context: click.Context, _: click.Parameter, value: int | bool) -> None:
+        levels = {0: logging.WARNING, 1: logging.INFO}
+        if isinstance(value, bool):
+            if value:
+                log.setLevel(logging.ERROR)
+        elif value:
+            log.setLevel(levels.get(value, logging.DEBUG))
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("redsc: %(levelname)s: %(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+    command = click.option(
+        "-v", "verbose", count=True, expose_value=False, callback=configure,
+        help="Say more; -vv shows tracebacks.",
+    )(command)  # fmt: skip
+    return click.option(
+        "-q", "quiet", is_flag=True, expose_value=False, callback=configure,
+        help="Only errors and results.",
+    )(command)  # fmt: skip
+
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+DIRECTORY = click.argument("directory", type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(redsc.__version__, prog_name="redsc")
+def cli() -> None:
+    """Compile a Keras network into one int8 firmware that switches its width at run time."""
+
+
+@cli.command()
+@MODEL
+@JSON
+@_verbosity
+def analyze(model: Path, as_json: bool) -> None:
+    """Say whether MODEL is supported, op by op, and what it costs. Writes nothing."""
+    from redsc import analyze
+
+    analysis = analyze.analyze(model)
+    if as_json:
+        _print_json(analysis)
+    else:
+        analyze.print_tables(analysis)
+
+
+@cli.command()
+@MODEL
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the project goes.  [default: build]",
+)
+@click.option(
+    "--data",
+    metavar="FILE.npz|module:function",
+    help="Training data: x_train,y_train[,x_val,y_val][,x_test,y_test] or x,y.",
+)
+@click.option("--levels", metavar="P,P,…", help="Budgets in percent.  [default: 25,50,75,100]")
+@click.option(
+    "--budget", metavar="macs|ram|flash", help="What the percentages are of.  [default: macs]"
+)
+@click.option("--input-range", metavar="LO,HI", help="Range of the network's raw inputs.")
+@click.option("--max-ram-bytes", type=int, metavar="N", help="Limit of every level's arena.")
+@click.option("--max-flash-bytes", type=int, metavar="N", help="Limit of weights and tables.")
+@click.option("--channel-step", type=int, metavar="N", help="Widths are multiples of N.")
+@click.option("--min-width", type=int, metavar="N", help="No group gets narrower than N.")
+@click.option(
+    "--epochs", type=int, metavar="N", help="Fine-tuning epochs; 0 only re-estimates batch-norm."
+)
+@click.option("--seed", type=int, metavar="N", help="Seed of every random choice.  [default: 0]")
+@click.option(
+    "--runtime",
+    metavar="tflm|standalone",
+    help="What runs the plan on the device.  [default: standalone]",
+)
+@click.option("--board", metavar="nano33ble", help="Target board.  [default: nano33ble]")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="redsc.toml",
+    help="Read options from a file; the command line wins.",
+)
+@click.option("--no-verify", is_flag=True, help="Skip the bit-exact ladder.")
+@click.option("--strict", is_flag=True, help="Any warning is an error.")
+@JSON
+@_verbosity
+def compile(
+    config: Path | None, no_verify: bool, strict: bool, as_json: bool, **given: Any
+) -> None:
+    """Compile MODEL (.h5, .keras or a SavedModel directory) into a firmware project."""
+    from redsc import config as configuration
+    from redsc import pipeline, report
+
+    for name, parse in (
+        ("levels", configuration.parse_levels),
+        ("input_range", configuration.parse_input_range),
+    ):
+        if given[name] is not None:
+            given[name] = parse(given[name])
+    given["verify"] = False if no_verify else None
+    given["strict"] = strict or None
+    options = configuration.merge(configuration.read(config) if config else {}, given)
+    with Progress() as progress:
+        result = pipeline.compile_model(options, progress)
+    if as_json:
+        _print_json(result)
+    else:
+        report.print_tables(result)
+        click.echo(f"wrote {options.output}")
+
+
+@cli.command()
+@DIRECTORY
+@JSON
+@_verbosity
+def verify(directory: Path, as_json: bool) -> None:
+    """Run the bit-exact ladder again on an existing build."""
+    from redsc import verify
+
+    with Progress() as progress:
+        verdicts = verify.verify_build(directory, progress)
+    if as_json:
+        _print_json({"levels": verdicts})
+    else:
+        verify.print_verdicts(verdicts)
+
+
+@cli.command()
+@DIRECTORY
+@click.option("--emulator", is_flag=True, help="Measure on the emulated Cortex-M4.")
+@click.option("--port", metavar="P", help="Measure on a board at this serial port.")
+@JSON
+@_verbosity
+def bench(directory: Path, emulator: bool, port: str | None, as_json: bool) -> None:
+    """Measure every level and print the table."""
+    from redsc import bench
+
+    if port is not None:
+        raise UsageError("bench: --port is not available in this version; use --emulator")
+    if not emulator:
+        raise UsageError("bench: say where to measure: --emulator")
+    with Progress() as progress:
+        result = bench.on_emulator(directory, progress)
+    if as_json:
+        _print_json(result)
+    else:
+        bench.print_table(result)
+
+
+@cli.command()
+@DIRECTORY
+@JSON
+@_verbosity
+def report(directory: Path, as_json: bool) -> None:
+    """Print the report of an existing build again."""
+    from redsc import report
+
+    result = report.read(directory)
+    if as_json:
+        _print_json(result)
+    else:
+        report.print_tables(result)
+
+
+@cli.command()
+@JSON
+@_verbosity
+def doctor(as_json: bool) -> None:
+    """Say what is installed, what is missing, and the line that fixes it."""
+    from redsc import doctor
+
+    findings = doctor.diagnose()
+    if as_json:
+        _print_json([vars(finding) for finding in findings])
+    else:
+        doctor.print_findings(findings)
+    if any(finding.missing for finding in findings):
+        sys.exit(5)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,149 @@
+"""Options of `redsc compile`: defaults, redsc.toml, command line, in rising order of precedence.
+
+The keys of redsc.toml are the option names with underscores, at top level. Unknown keys and wrong
+values are UsageErrors that name the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redsc.errors import UsageError
+
+BUDGETS = ("macs", "ram", "flash")
+RUNTIMES = ("standalone", "tflm")
+BOARDS = ("nano33ble",)
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything that decides what `compile` makes; the same options give the same bytes."""
+
+    model: Path
+    output: Path = Path("build")
+    data: str | None = None
+    levels: tuple[float, ...] = (25.0, 50.0, 75.0, 100.0)
+    budget: str = "macs"
+    input_range: tuple[float, float] | None = None
+    max_ram_bytes: int | None = None
+    max_flash_bytes: int | None = None
+    channel_step: int | None = None
+    min_width: int | None = None
+    epochs: int | None = None
+    seed: int = 0
+    runtime: str = "standalone"
+    board: str = "nano33ble"
+    verify: bool = True
+    strict: bool = False
+
+
+def parse_levels(text: str) -> tuple[float, ...]:
+    """'25,50,75,100' as rising percentages in (0, 100]."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"levels: {text!r} is not a list of percentages; write for example 25,50,75,100"
+        ) from None
+    if not all(0 < value <= 100 for value in values):
+        raise UsageError(f"levels: {text!r}: each percentage must lie above 0 and at most at 100")
+    if any(low >= high for low, high in itertools.pairwise(values)):
+        raise UsageError(f"levels: {text!r} must rise from the smallest level to the largest")
+    if len(values) > 16:
+        raise UsageError(f"levels: {len(values)} levels asked for, at most 16 are supported")
+    return values
+
+
+def parse_input_range(text: str) -> tuple[float, float]:
+    """'LO,HI' as two numbers, LO below HI."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"input-range: {text!r} is not LO,HI; write for example -1,1") from None
+    if not low < high or abs(low) == float("inf") or abs(high) == float("inf"):
+        raise UsageError(f"input-range: {text!r}: LO must be below HI, both finite")
+    return low, high
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Options of a redsc.toml, checked and converted; keys are CompileOptions field names."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    return {key: _convert(path, key, value) for key, value in values.items()}
+
+
+def _convert(path: Path, key: str, value: Any) -> Any:
+    fields = {field.name: field.type for field in dataclasses.fields(CompileOptions)}
+    if key not in fields:
+        close = difflib.get_close_matches(key, fields, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(fields)}"
+        raise UsageError(f"{path}: unknown key {key!r}; {hint}")
+    kind = str(fields[key])
+    where = f"{path}: {key} = {value!r}"
+    match key:
+        case "levels":
+            return parse_levels(_join(value, where))
+        case "input_range":
+            return parse_input_range(_join(value, where))
+        case "model" | "output":
+            if isinstance(value, str):
+                return path.parent / value
+        case _ if kind.startswith("str") and isinstance(value, str):
+            return value
+        case _ if kind.startswith("bool") and isinstance(value, bool):
+            return value
+        case _ if kind.startswith("int") and type(value) is int:
+            return value
+    raise UsageError(f"{where}: expected {kind.removesuffix(' | None')}")
+
+
+def _join(value: Any, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return ",".join(str(part) for part in value)
+    raise UsageError(f"{where}: expected a list of numbers")
+
+
+def merge(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> CompileOptions:
+    """Options from a configuration file, overridden by the command line's (None is not given)."""
+    given = {key: value for key, value in arguments.items() if value is not None}
+    values = {**settings, **given}
+    if "model" not in values:
+        raise UsageError("no model given; write redsc compile MODEL")
+    options = CompileOptions(**values)
+    _check(options)
+    return options
+
+
+def _check(options: CompileOptions) -> None:
+    for name, allowed in (("budget", BUDGETS), ("runtime", RUNTIMES), ("board", BOARDS)):
+        value = getattr(options, name)
+        if value not in allowed:
+            raise UsageError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+    limits = ("max_ram_bytes", "max_flash_bytes", "channel_step", "min_width")
+    for name in limits:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{name.replace('_', '-')}: {value} must be at least 1")
+    if options.epochs is not None and options.epochs < 0:
+        raise UsageError(f"epochs: {options.epochs} must not be negative")
+    if options.runtime == "tflm":
+        raise UsageError(
+            "runtime: 'tflm' is not available in this version; use --runtime standalone"
+        )

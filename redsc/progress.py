@@ -1,0 +1,72 @@
+"""Progress of long work on stderr: a bar on a terminal, a line per stage elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+log = logging.getLogger("redsc")
+
+
+class Progress:
+    """Names stages as they begin; `step` moves the bar within one. Silent under -q."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.seconds: dict[str, float] = {}
+        self._stage: str | None = None
+        self._stage_started = self.started
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty() and log.isEnabledFor(logging.WARNING):
+            from rich.console import Console
+            from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=None)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._finish()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def stage(self, name: str) -> None:
+        """A new stage begins; the one before it has ended."""
+        self._finish()
+        self._stage, self._stage_started = name, time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, description=name, total=None, completed=0)
+        elif log.isEnabledFor(logging.WARNING):
+            print(f"redsc: {name}", file=sys.stderr, flush=True)
+
+    def step(self, done: int, total: int, text: str = "") -> None:
+        """`done` of `total` parts of the current stage are done."""
+        if self._bar is not None:
+            self._bar.update(
+                self._task, description=f"{self._stage} {text}", completed=done, total=total
+            )
+        log.info("%s %d/%d %s", self._stage, done, total, text)
+
+    def _finish(self) -> None:
+        if self._stage is not None:
+            self.seconds[self._stage] = round(time.monotonic() - self._stage_started, 2)

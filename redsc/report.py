@@ -1,0 +1,233 @@
+"""What a compile measured: report.json, tables for people, CSV for spreadsheets, plots.
+
+The JSON is the contract (schema_version 1, keys stable, units in names). Tables and plots are
+drawn from the JSON alone, so `redsc report DIR` prints what `redsc compile` printed. What was
+not measured is null, never a guess.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from redsc.errors import UsageError
+
+SCHEMA_VERSION = 1
+SQNR_CAP_DB = 120.0
+"""Reported when int8 and float agree to the last bit of the comparison."""
+
+Json = Mapping[str, Any]
+
+
+def fidelity(real: np.ndarray, int8_real: np.ndarray) -> dict[str, float]:
+    """How close a level's int8 outputs (dequantised) are to its float outputs.
+
+    Both (samples, …). sqnr_db is 10 log10(signal power / error power) over all samples;
+    argmax_agreement is the share of samples whose largest output is the same one.
+    """
+    flat, other = real.reshape(len(real), -1), int8_real.reshape(len(real), -1)
+    error = float(np.sum((flat - other).astype(np.float64) ** 2))
+    signal = float(np.sum(flat.astype(np.float64) ** 2))
+    sqnr = 10 * np.log10(signal / error) if error > 0 and signal > 0 else SQNR_CAP_DB
+    agreement = np.mean(flat.argmax(axis=1) == other.argmax(axis=1))
+    return {
+        "sqnr_db": round(float(min(sqnr, SQNR_CAP_DB)), 2),
+        "argmax_agreement": round(float(agreement), 4),
+    }
+
+
+def to_json(report: Json) -> str:
+    """Stable text of a report."""
+    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The report of an existing build."""
+    path = directory / "report" / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UsageError(
+            f"{directory}: holds no report/report.json; give the directory redsc compile wrote"
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not valid JSON ({error}); compile again") from None
+    version = report.get("schema_version") if isinstance(report, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path}: schema_version {version!r}, this redsc reads {SCHEMA_VERSION}; compile again"
+        )
+    return dict(report)
+
+
+COLUMNS = (
+    "level", "widths", "MACs", "% MACs", "float", "int8", "SQNR dB", "agree", "flash B", "arena B",
+    "instructions", "switch", "bit-exact",
+)  # fmt: skip
+
+
+def rows(report: Json) -> list[tuple[str, ...]]:
+    """Cells of the level table, one row per level, in the order of COLUMNS."""
+    return [_row(level, report["flash"]["total_bytes"]) for level in report["levels"]]
+
+
+def _row(level: Json, flash_bytes: int | None) -> tuple[str, ...]:
+    counted = level["emulator"]
+    return (
+        str(level["level"]),
+        " ".join(str(width) for width in level["widths"].values()),
+        _number(level["macs"]),
+        f"{level['macs_percent']:.1f}",
+        _measure(level["accuracy_float"]),
+        _measure(level["accuracy_int8"]),
+        f"{level['fidelity']['sqnr_db']:.1f}",
+        _measure(level["fidelity"]["argmax_agreement"]),
+        _number(flash_bytes),
+        _number(level["arena_bytes"]),
+        _number(counted["instructions"]),
+        _number(counted["switch_instructions"]),
+        _verdict(level["verified"]),
+    )
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _measure(value: float | None) -> str:
+    """A share as percent; reconstruction errors are above 1 or marked by their own key."""
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def _verdict(verified: Json) -> str:
+    values = list(verified.values())
+    if False in values:
+        return "NO"
+    done = [name for name, value in verified.items() if value]
+    return "yes" if len(done) == len(values) else f"yes ({', '.join(done)})" if done else "–"
+
+
+def print_tables(report: Json) -> None:
+    """The whole report for a person, to stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    model, flash, search = report["model"], report["flash"], report["search"]
+    table = Table(
+        title=f"{Path(model['path']).name}: {_number(model['parameters'])} parameters, "
+        f"{_number(model['macs'])} MACs",
+        title_justify="left",
+    )
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "widths" else "right")
+    for row in rows(report):
+        table.add_row(*row)
+    console.print(table)
+    console.print(
+        f"flash  weights {_number(flash['weights_bytes'])} B + tables "
+        f"{_number(flash['tables_bytes'])} B + code {_number(flash['code_bytes'])} B "
+        f"= {_number(flash['total_bytes'])} B, one copy for all levels"
+    )
+    proof = "proven optimal" if search["proven_optimal"] else f"gap {search['gap']}"
+    console.print(f"search {search['solver']}, {search['seconds']:.1f} s, {proof}")
+    console.print(f"input  {report['input']['description']}")
+    for warning in report["warnings"]:
+        console.print("warning", warning, style="yellow", markup=False)
+
+
+def summary_csv(report: Json) -> str:
+    """One row per level, for appending to a spreadsheet of many networks."""
+    header = [
+        "model", "level", "budget_percent", "macs", "macs_percent", "parameters",
+        "peak_activation_bytes", "arena_bytes", "accuracy_float", "accuracy_int8", "sqnr_db",
+        "argmax_agreement", "verified_tflm", "verified_host", "verified_emulator",
+        "instructions", "switch_instructions", "flash_total_bytes",
+    ]  # fmt: skip
+    table = []
+    for level in report["levels"]:
+        verified, counted = level["verified"], level["emulator"]
+        table.append([
+            Path(report["model"]["path"]).name,
+            *(level[key] for key in header[1:10]),
+            level["fidelity"]["sqnr_db"], level["fidelity"]["argmax_agreement"],
+            verified["tflm"], verified["host"], verified["emulator"],
+            counted["instructions"], counted["switch_instructions"],
+            report["flash"]["total_bytes"],
+        ])  # fmt: skip
+    return csv_text(header, table)
+
+
+def csv_text(header: Sequence[str], table: Sequence[Sequence[Any]]) -> str:
+    """CSV with Unix line ends; None is an empty cell."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(table)
+    return stream.getvalue()
+
+
+def plots(report: Json) -> dict[str, bytes]:
+    """PNG files by name: quality against MACs, and the widths the search chose."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    return {"levels.png": _plot_levels(report), "widths.png": _plot_widths(report)}
+
+
+def _png(figure: Any) -> bytes:
+    from matplotlib import pyplot
+
+    stream = io.BytesIO()
+    figure.tight_layout()
+    figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
+    return stream.getvalue()
+
+
+def _plot_levels(report: Json) -> bytes:
+    from matplotlib import pyplot
+
+    levels = report["levels"]
+    macs = [level["macs"] / 1e6 for level in levels]
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    measured = all(level["accuracy_int8"] is not None for level in levels)
+    if measured:
+        for key, label, style in (
+            ("accuracy_float", "float", "o--"),
+            ("accuracy_int8", "int8", "s-"),
+        ):
+            axes.plot(macs, [100 * level[key] for level in levels], style, label=label)
+        axes.set_ylabel("accuracy on the test split, %")
+        axes.legend()
+    else:
+        axes.plot(macs, [level["fidelity"]["sqnr_db"] for level in levels], "s-")
+        axes.set_ylabel("int8 against the level's own float network, SQNR dB")
+    for x, level in zip(macs, levels, strict=True):
+        axes.axvline(x, color="0.9", zorder=0)
+        axes.annotate(f"level {level['level']}", (x, axes.get_ylim()[0]), rotation=90, fontsize=7)
+    axes.set_xlabel("million MACs per inference")
+    axes.set_title(f"{Path(report['model']['path']).name}: {len(levels)} levels, one firmware")
+    return _png(figure)
+
+
+def _plot_widths(report: Json) -> bytes:
+    from matplotlib import pyplot
+
+    levels = report["levels"]
+    names = list(levels[-1]["widths"])
+    figure, axes = pyplot.subplots(figsize=(max(5, 0.35 * len(names) + 2), 4))
+    for level in reversed(levels):
+        heights = [level["widths"][name] for name in names]
+        axes.bar(range(len(names)), heights, label=f"level {level['level']}")
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_ylabel("units kept (leading ones)")
+    axes.set_title("Widths of every group, level inside level")
+    axes.legend(fontsize=7)
+    return _png(figure)

@@ -86,17 +86,17 @@ def plan(
 def _climb(
     order: list[Buffer], arena: Arena, bound: int, place: Callable[[list[Buffer]], Arena]
 ) -> Arena:
-    """Moves a buffer that ends the arena before one it lives with, again and again.
+    """Moves a buffer that lives with the topmost one before another it lives with, many times.
 
-    A step that makes the arena no larger is kept; the choice is random but seeded.
+    A move that makes the arena no larger is kept; the choice is random but seeded.
     """
     choose = random.Random(0)
     for _ in range(HILL_CLIMBING_STEPS):
         if arena.size_bytes <= bound:
             break
-        ends = [i for i, b in enumerate(order) if _end(arena, b) == arena.size_bytes]
-        moves = [(i, j) for i in ends for j in range(i) if order[i].overlaps(order[j])]
-        moves += [(j, i) for i in ends for j in range(i + 1, len(order))]  # others before it
+        ends = [b for b in order if _end(arena, b) == arena.size_bytes]
+        near = [i for i, b in enumerate(order) if any(b.overlaps(end) for end in ends)]
+        moves = [(i, j) for i in near for j in range(i) if order[i].overlaps(order[j])]
         if not moves:
             break
         source, target = choose.choice(moves)

@@ -56,10 +56,10 @@ def test_pinned_buffers_stay_where_they_are(buffers):
 @settings(deadline=None)
 @given(buffer_lists(max_count=5, max_size=6))
 def test_close_to_the_best_arena_of_all(buffers):
-    """First fit over all orders contains an optimum; ours may lose a little on adversaries."""
+    """First fit over all orders is tried in full; no loss was ever seen, 10 % are allowed."""
     best = min(first_fit(order).size_bytes for order in itertools.permutations(buffers))
     size = plan(buffers, alignment=1).size_bytes
-    assert best <= size <= 1.25 * best + 1
+    assert best <= size <= 1.1 * best
 
 
 def first_fit(order):

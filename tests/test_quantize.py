@@ -1,0 +1,238 @@
+"""Quantised levels are standard TFLite networks, faithful to float and safe in int32."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import graphs as reference
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from redsc import constants, fixed_point, groups, ir, oracle, quantize, tf_network, tflite
+from redsc.quantized import QuantizedLevel, QuantizedNetwork, QuantParams
+
+needs_oracle = pytest.mark.skipif(not oracle.available(), reason="tflite-micro is not installed")
+
+
+def quantized(graph: ir.Graph, x: np.ndarray, shares: tuple[float, ...]) -> QuantizedNetwork:
+    """Levels at uniform shares of every free group's width, ranges measured on x."""
+    grouping = groups.find_groups(graph)
+    levels = []
+    for share in shares:
+        widths = {
+            name: group.units if group.fixed else max(1, int(group.units * share))
+            for name, group in grouping.groups.items()
+        }
+        narrow = groups.select_units(graph, grouping, groups.prefixes(widths))
+        ranges = tf_network.ranges(narrow, x)
+        levels.append(quantize.FloatLevel(100 * share, widths, narrow, ranges))
+    return quantize.quantize(graph, grouping, levels)
+
+
+def inputs(graph: ir.Graph, count: int, seed: int = 0) -> np.ndarray:
+    shape = (count, *graph.input.shape)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def sqnr_db(real: np.ndarray, other: np.ndarray) -> float:
+    error = float(((real - other) ** 2).sum())
+    return 10 * np.log10(float((real**2).sum()) / max(error, 1e-30))
+
+
+FAMILIES = {
+    "ds_cnn": lambda: reference.ds_cnn(channels=16),
+    "resnet": reference.resnet,
+    "vgg": reference.vgg,
+    "autoencoder": reference.autoencoder,
+}
+
+
+@needs_oracle
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_tensor_of_every_level_is_close_to_float(family: str) -> None:
+    graph = FAMILIES[family]()
+    x = inputs(graph, 16)
+    network = quantized(graph, x, (0.5, 1.0))
+    for level in network.levels:
+        names = [op.name for op in level.graph.ops]
+        _, traced = oracle.run(
+            tflite.write(level), quantize.quantize_input(network, x), range(len(names))
+        )
+        real = tf_network.forward(level.graph, x)
+        for name, values in zip(names, traced, strict=True):
+            back = quantize.dequantize_array(values, level.tensors[name])
+            assert sqnr_db(real[name].numpy(), back) > 20, (level.percent, name)
+
+
+def test_each_level_runs_in_litert() -> None:
+    tf = tf_network.tensorflow()
+    graph = reference.ds_cnn(channels=8)
+    x = inputs(graph, 2)
+    network = quantized(graph, x, (0.5, 1.0))
+    for level in network.levels:
+        interpreter = tf.lite.Interpreter(model_content=tflite.write(level))
+        interpreter.allocate_tensors()
+        details = interpreter.get_input_details()[0]
+        interpreter.set_tensor(details["index"], quantize.quantize_input(network, x[:1]))
+        interpreter.invoke()
+        output = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        assert output.shape == (1, *ir.shapes(level.graph)[graph.output])
+
+
+def test_levels_read_the_store() -> None:
+    network = quantized(
+        reference.ds_cnn(channels=8), inputs(reference.ds_cnn(channels=8), 4), (0.5, 1)
+    )
+    top, small = network.levels[-1], network.levels[0]
+    for name, weights in network.weights.items():
+        assert np.array_equal(top.linear[name].weights, weights)
+        narrow = small.linear[name].weights
+        corner = tuple(slice(0, size) for size in narrow.shape)
+        assert np.array_equal(narrow, weights[corner])
+
+
+def test_network_input_and_output_parameters_do_not_depend_on_the_level() -> None:
+    graph = reference.autoencoder()
+    network = quantized(graph, inputs(graph, 8), (0.25, 0.5, 1.0))
+    for name in (graph.input.name, graph.output):
+        assert len({level.tensors[name] for level in network.levels}) == 1
+
+
+def test_writing_is_deterministic_and_aligned() -> None:
+    graph = reference.ds_cnn(channels=8)
+    level = quantized(graph, inputs(graph, 4), (1.0,)).levels[0]
+    data = tflite.write(level)
+    assert data == tflite.write(level)
+    for linear in level.linear.values():
+        assert data.index(linear.bias.tobytes()) % 16 == 0
+
+
+def _single(op: ir.Op, scale: float, zero_point: int) -> QuantizedLevel:
+    graph = ir.Graph("single", (ir.Input("input", (), (256,)), op), op.name)
+    params = {"input": QuantParams(float(np.float32(scale)), zero_point)}
+    params[op.name] = quantize.FIXED_OUTPUTS.get(type(op), QuantParams(0.05, 3))
+    return QuantizedLevel(100, {}, graph, params, {})
+
+
+@needs_oracle
+@pytest.mark.parametrize("kind", [ir.Logistic, ir.Tanh])
+@pytest.mark.parametrize("scale", [1e-4, 0.003, 1 / 64, 0.0478, 0.1, 0.37, 1.9, 20.0])
+@pytest.mark.parametrize("zero_point", [-128, -7, 0, 127])
+def test_lookup_tables_equal_the_interpreter(kind: type, scale: float, zero_point: int) -> None:
+    level = _single(kind("op", ("input",)), scale, zero_point)
+    x = np.arange(-128, 128).astype(np.int8)[np.newaxis]
+    expected, _ = oracle.run(tflite.write(level), x)
+    assert np.array_equal(constants.lookup(level.graph["op"], level), expected[0])
+
+
+def _with_strange_channels(graph: ir.Graph) -> ir.Graph:
+    """Dead kernels, variances of 0, tiny and zero gammas, huge offsets, as training leaves them."""
+    ops = []
+    for op in graph.ops:
+        if isinstance(op, ir.LinearOp) and op.norm is not None and op.out_channels >= 6:
+            scale = np.ones(op.out_channels, np.float32)
+            scale[0], scale[1] = 1e-32, 0
+            if isinstance(op, ir.DepthwiseConv2D):
+                kernel = op.kernel * scale.reshape(op.kernel.shape[2:])
+            else:
+                kernel = op.kernel * scale
+            norm = op.norm
+            variance, gamma, beta = norm.variance.copy(), norm.gamma.copy(), norm.beta.copy()
+            variance[0] = variance[2] = 0
+            gamma[3], gamma[4] = 1e-20, 0
+            beta[5] = 1e4
+            norm = replace(norm, variance=variance, gamma=gamma, beta=beta)
+            op = replace(op, kernel=ir.read_only(kernel), norm=norm)
+        ops.append(op)
+    return graph.with_ops(ops)
+
+
+@needs_oracle
+def test_dead_and_tiny_channels() -> None:
+    graph = _with_strange_channels(reference.ds_cnn(channels=8))
+    x = inputs(graph, 8)
+    network = quantized(graph, x, (0.75, 1.0))
+    for level in network.levels:
+        check_safe_in_int32(network, level)
+        names = [op.name for op in level.graph.ops]
+        _, traced = oracle.run(
+            tflite.write(level), quantize.quantize_input(network, x), range(len(names))
+        )
+        values = {
+            name: quantize.dequantize_array(q, level.tensors[name])
+            for name, q in zip(names, traced, strict=True)
+        }
+        for op in level.graph.linear_ops:
+            x_op, step = values[op.inputs[0]], level.tensors[op.name].scale
+            real = tf_network.affine_linear(op, x_op).numpy()
+            low, high = ((end - level.tensors[op.name].zero_point) * step for end in (-128, 127))
+            error = np.abs(np.clip(real, low, high) - values[op.name])
+            assert np.all(error <= 1.5 * step + _weight_rounding(op, x_op)), op.name
+
+
+def _weight_rounding(op: ir.LinearOp, x: np.ndarray) -> np.ndarray:
+    """Most that rounding every weight to int8 can move each output."""
+    largest = np.abs(quantize._per_channel(op, op.kernel)).max(axis=1)
+    half_step = (largest / 127 / 2).astype(np.float32)
+    kernel = np.broadcast_to(
+        half_step.reshape(op.kernel.shape[2:]) if isinstance(op, ir.DepthwiseConv2D) else half_step,
+        op.kernel.shape,
+    )
+    return tf_network.linear(op, np.abs(x), kernel).numpy() * op.scale
+
+
+def check_safe_in_int32(network: QuantizedNetwork, level: QuantizedLevel) -> None:
+    """No accumulator, bias or shifted accumulator leaves int32, whatever the input."""
+    for op in level.graph.linear_ops:
+        table = constants.linear(op, level)
+        weights = np.abs(level.linear[op.name].weights.astype(np.int64))
+        axes = (0, 1, 2) if isinstance(op, ir.DepthwiseConv2D) else tuple(range(1, weights.ndim))
+        reach = weights.sum(axis=axes) * 255 + np.abs(table.bias.astype(np.int64))
+        assert np.abs(table.bias.astype(np.int64)).max() <= quantize.BIAS_MAX
+        left = np.maximum(table.shift.astype(np.int64), 0)
+        assert (reach << left).max() < 2**31, op.name
+        scale = level.linear[op.name].weight_scale
+        assert scale.min() >= np.finfo(np.float32).tiny
+        for params in level.tensors.values():
+            assert params.scale >= np.finfo(np.float32).tiny
+            assert -128 <= params.zero_point <= 127
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(graph=reference.random_graphs(), magnitude=st.sampled_from([1e-6, 1.0, 1e3]))
+def test_random_networks_stay_inside_int32(graph: ir.Graph, magnitude: float) -> None:
+    network = quantized(graph, magnitude * inputs(graph, 4), (0.5, 1.0))
+    for level in network.levels:
+        check_safe_in_int32(network, level)
+
+
+@given(
+    x=st.integers(-(2**31), 2**31 - 1),
+    multiplier=st.integers(2**30, 2**31 - 1),
+    shift=st.integers(-31, 0),
+)
+def test_requantisation_is_exact_rounding_in_two_steps(x: int, multiplier: int, shift: int) -> None:
+    def away(numerator: int, bits: int) -> int:
+        half = (1 << bits) >> 1
+        size = (abs(numerator) + half) >> bits
+        return size if numerator >= 0 else -size
+
+    product = x * multiplier
+    # gemmlowp's first rounding breaks ties upwards for both signs
+    high = (product + (1 << 30)) >> 31
+    result = fixed_point.multiply_by_quantized_multiplier(
+        np.int64(x), np.int64(multiplier), np.int64(shift)
+    )
+    assert int(result) == away(high, -shift)
+
+
+@given(st.floats(1e-12, 1e6))
+def test_multipliers_are_31_bit_fractions(real: float) -> None:
+    multiplier, shift = fixed_point.quantize_multiplier(np.float64(real))
+    if multiplier == 0:
+        assert real < 2.0**-31
+    else:
+        assert 2**30 <= int(multiplier) < 2**31
+        assert int(multiplier) * 2.0 ** (int(shift) - 31) == pytest.approx(real, rel=2**-30)

@@ -1,0 +1,75 @@
+"""Options: parsing, precedence, messages that name the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from redsc import config
+from redsc.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "levels"), [("25,50,75,100", (25, 50, 75, 100)), ("12.5", (12.5,)), ("1, 2", (1, 2))]
+)
+def test_levels(text: str, levels: tuple[float, ...]) -> None:
+    assert config.parse_levels(text) == levels
+
+
+@pytest.mark.parametrize("text", ["", "a", "50,25", "25,25", "0,50", "-1", "101", "nan", "25,,50"])
+def test_bad_levels_name_the_value(text: str) -> None:
+    with pytest.raises(UsageError, match="levels"):
+        config.parse_levels(text)
+
+
+@pytest.mark.parametrize("text", ["1", "1,0", "0,0", "a,b", "0,inf", "nan,1", "1,2,3"])
+def test_bad_input_ranges(text: str) -> None:
+    with pytest.raises(UsageError, match="input-range"):
+        config.parse_input_range(text)
+
+
+def test_command_line_wins_over_the_file_over_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "redsc.toml"
+    file.write_text('levels = [20, 100]\nseed = 7\nbudget = "ram"\ninput_range = [-1, 1]\n')
+    options = config.merge(config.read(file), {"model": Path("m.h5"), "seed": 3, "budget": None})
+    assert options.levels == (20, 100)
+    assert options.input_range == (-1, 1)
+    assert options.seed == 3
+    assert options.budget == "ram"
+    assert options.output == Path("build")
+
+
+def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
+    file = tmp_path / "redsc.toml"
+    file.write_text('model = "nets/m.h5"\n')
+    assert config.merge(config.read(file), {}).model == tmp_path / "nets" / "m.h5"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("level = 3", "did you mean 'levels'"),
+        ("zebra = 3", "known keys"),
+        ("seed = 'x'", "expected int"),
+        ("seed = true", "expected int"),
+        ("strict = 1", "expected bool"),
+        ("levels = 3", "expected a list"),
+        ("seed = ", "not valid TOML"),
+        ("epochs = -1", "epochs: -1"),
+        ("max_ram_bytes = 0", "max-ram-bytes: 0"),
+        ("budget = 'time'", "budget: 'time' is not one of macs, ram, flash"),
+        ("board = 'uno'", "nano33ble"),
+        ("runtime = 'tflm'", "standalone"),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "redsc.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        config.merge(config.read(file), {"model": Path("m.h5")})
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        config.read(tmp_path / "none.toml")

@@ -1,0 +1,7 @@
+"""Tells PlatformIO that this platform has no packages to fetch: its tools are on the PATH."""
+
+from platformio.platform.base import PlatformBase
+
+
+class Redsc_nativePlatform(PlatformBase):  # noqa: N801 - PlatformIO derives the name
+    pass

@@ -1,0 +1,78 @@
+// Every kernel: the portable versions are the specification (TFLM's reference kernels, byte for
+// byte); the DSP versions compute the same bytes with Cortex-M4 SIMD instructions.
+//
+// `reds::conv2d` and so on name the version this build uses, and the plan names only the kernels
+// its network needs, so that the linker drops all others.
+#ifndef REDS_KERNELS_H_
+#define REDS_KERNELS_H_
+
+#include "reds/plan.h"
+
+#if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
+#define REDS_DSP_KERNELS 1
+#elif defined(__ARM_ARCH_7EM__) && !defined(REDS_PORTABLE_KERNELS)
+#error "Cortex-M4 build without DSP instructions: pass -mcpu=cortex-m4, or define REDS_PORTABLE_KERNELS"
+#else
+#define REDS_DSP_KERNELS 0
+#endif
+
+namespace reds {
+namespace portable {
+
+void conv2d(const Conv2D&, const Conv2D::Level&, const Buffers&);
+void depthwise_conv2d(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
+void dense(const Dense&, const Dense::Level&, const Buffers&);
+void add(const Add&, const Add::Level&, const Buffers&);
+void concatenate(const Concatenate&, const Concatenate::Level&, const Buffers&);
+void max_pool2d(const MaxPool2D&, const MaxPool2D::Level&, const Buffers&);
+void average_pool2d(const AveragePool2D&, const AveragePool2D::Level&, const Buffers&);
+void pad(const Pad&, const Pad::Level&, const Buffers&);
+void leaky_relu(const LeakyRelu&, const LeakyRelu::Level&, const Buffers&);
+void lookup(const Lookup&, const Lookup::Level&, const Buffers&);
+void softmax(const Softmax&, const Softmax::Level&, const Buffers&);
+
+}  // namespace portable
+
+namespace dsp {
+
+// `_proven`: the compiler proved, for every channel and level, that requantisation in four
+// instructions is exact (redsc/kernels.py); the others are exact for every constant.
+void conv2d(const Conv2D&, const Conv2D::Level&, const Buffers&);
+void conv2d_proven(const Conv2D&, const Conv2D::Level&, const Buffers&);
+void depthwise_conv2d(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
+void depthwise_conv2d_proven(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,
+                             const Buffers&);
+void dense(const Dense&, const Dense::Level&, const Buffers&);
+
+}  // namespace dsp
+
+#if REDS_DSP_KERNELS
+using dsp::conv2d;
+using dsp::conv2d_proven;
+using dsp::dense;
+using dsp::depthwise_conv2d;
+using dsp::depthwise_conv2d_proven;
+#else
+using portable::conv2d;
+using portable::dense;
+using portable::depthwise_conv2d;
+inline void conv2d_proven(const Conv2D& op, const Conv2D::Level& level, const Buffers& buffers) {
+  portable::conv2d(op, level, buffers);
+}
+inline void depthwise_conv2d_proven(const DepthwiseConv2D& op, const DepthwiseConv2D::Level& level,
+                                    const Buffers& buffers) {
+  portable::depthwise_conv2d(op, level, buffers);
+}
+#endif
+using portable::add;
+using portable::average_pool2d;
+using portable::concatenate;
+using portable::leaky_relu;
+using portable::lookup;
+using portable::max_pool2d;
+using portable::pad;
+using portable::softmax;
+
+}  // namespace reds
+
+#endif  // REDS_KERNELS_H_

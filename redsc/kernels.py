@@ -1,0 +1,138 @@
+"""Which kernel of the `reds` library runs an op, and what that kernel needs.
+
+The compiler decides and the plan carries the decision, so that the device neither branches on it
+nor links kernels the network does not use. Sizes here are the single source: the C++ kernels
+take the tile from the plan and lay out their scratch as described in each kernel's file.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from redsc import ir
+from redsc.constants import LinearConstants
+from redsc.groups import Axis, find_groups
+
+TILE_BYTES = 9216
+"""Packed pixels a convolution keeps in scratch while it goes through its channels."""
+
+MAX_TILE_PIXELS = 16
+"""Reading each weight once per 16 pixels costs about 4 % more than once per image."""
+
+GENERIC = {
+    ir.Add: "add",
+    ir.Concatenate: "concatenate",
+    ir.MaxPool2D: "max_pool2d",
+    ir.AveragePool2D: "average_pool2d",
+    ir.Pad: "pad",
+    ir.LeakyRelu: "leaky_relu",
+    ir.Logistic: "lookup",
+    ir.Tanh: "lookup",
+    ir.Softmax: "softmax",
+}
+"""Kernels that run every op of their kind."""
+
+
+def choose(op: ir.Op, proven: bool = False) -> str:
+    """Kernel of an op, as the name of a function in namespace `reds`.
+
+    `proven`: requantisation in four instructions is exact for it (see `is_proven`).
+    """
+    match op:
+        case ir.Conv2D():
+            return "conv2d_proven" if proven else "conv2d"
+        case ir.DepthwiseConv2D() if op.multiplier > 1:
+            return "portable::depthwise_conv2d"
+        case ir.DepthwiseConv2D():
+            return "depthwise_conv2d_proven" if proven else "depthwise_conv2d"
+        case ir.Dense():
+            return "dense"
+        case _:
+            return GENERIC[type(op)]
+
+
+def scratch_bytes(graph: ir.Graph) -> dict[str, int]:
+    """Bytes of working memory of each op's kernel, by op name; ops without any are absent."""
+    shapes, axes = ir.shapes(graph), find_groups(graph).axes
+    result = {}
+    for op in graph.ops:
+        match op:
+            case ir.Conv2D():
+                size = conv2d_scratch_bytes(op, shapes[op.name])
+            case ir.DepthwiseConv2D() if op.multiplier == 1:
+                size = depthwise_conv2d_scratch_bytes(op)
+            case ir.Dense():
+                size = dense_scratch_bytes(axes[op.inputs[0]])
+            case _:
+                continue
+        result[op.name] = size
+    return result
+
+
+def tile_pixels(op: ir.Conv2D, output: ir.Shape) -> int:
+    """Pixels, a multiple of 4, that the convolution packs into scratch at once."""
+    packed_bytes = 4 * 2 * _padded_products(op)
+    tiles = min(TILE_BYTES // packed_bytes, MAX_TILE_PIXELS // 4, -(-output[0] * output[1] // 4))
+    return 4 * max(1, tiles)
+
+
+def conv2d_scratch_bytes(op: ir.Conv2D, output: ir.Shape) -> int:
+    """int16 tile, int16 weights of two channels, and four int8 rows being gathered."""
+    products = _padded_products(op)
+    return 2 * products * tile_pixels(op, output) + 2 * 2 * products + 4 * products
+
+
+def depthwise_conv2d_scratch_bytes(op: ir.DepthwiseConv2D) -> int:
+    """int16 weights of four channels."""
+    return 4 * 2 * op.kernel.shape[0] * op.kernel.shape[1]
+
+
+def dense_scratch_bytes(axis: Axis) -> int:
+    """int16 input, every run of channels padded to a multiple of 4."""
+    return sum(2 * s.outer * _round_up(s.units * s.inner, 4) for s in axis)
+
+
+def _padded_products(op: ir.Conv2D) -> int:
+    """Products per output element, rounded up to what one step of the kernel takes."""
+    return _round_up(math.prod(op.kernel.shape[:3]), 4)
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def accumulator_range(
+    constants: LinearConstants, channels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest accumulator, bias included: int64 (out,) each.
+
+    channels: int8 weights as (out, products). Holds for every input, padding included.
+    """
+    low = -128 - constants.input_zero_point  # not positive
+    high = 127 - constants.input_zero_point  # not negative
+    weights = channels.astype(np.int64)
+    negative = np.minimum(weights, 0).sum(axis=1)
+    positive = np.maximum(weights, 0).sum(axis=1)
+    bias = constants.bias.astype(np.int64)
+    return bias + negative * high + positive * low, bias + negative * low + positive * high
+
+
+def is_proven(constants: LinearConstants, channels: np.ndarray) -> bool:
+    """Whether four instructions requantise every channel exactly, for every input.
+
+    With a the doubled accumulator, m the multiplier and e the right shift, the DSP kernels
+    compute t = R + (a >> 31) + round(a * m / 2^32), then t >> e, where R = 2^(e-1) + (zp << e).
+    That equals gemmlowp's two roundings when e >= 1 and nothing leaves int32.
+    """
+    shift = -constants.shift.astype(np.int64)
+    if np.any(shift < 1) or np.any(constants.multiplier < 0):
+        return False
+    lowest, highest = accumulator_range(constants, channels)
+    largest = np.maximum(-lowest, highest)
+    if np.any(largest >= 1 << 30):
+        return False
+    product = (largest * constants.multiplier.astype(np.int64) >> 31) + 1
+    rounding = (1 << (shift - 1)) + (abs(constants.output_zero_point) << shift)
+    return bool(np.all(product + rounding + 1 < 1 << 31))

@@ -1,0 +1,476 @@
+"""The plan as data: what the device is told about every op at every level.
+
+Classes with a `FLASH_BYTES` mirror the structs of firmware/reds/include/reds/plan.h: same names,
+same fields, same order, sizes on a 32-bit target. `Symbol`s are names of arrays; arrays with
+equal contents, and those that begin another one, are stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from redsc import constants, groups, ir, kernels
+from redsc.errors import ModelError
+from redsc.memory import ArenaPlan
+from redsc.quantized import QuantizedLevel, QuantizedNetwork, QuantParams
+
+MAX_INPUTS = 10
+NO_SLOT = 0xFFFF
+
+
+class Symbol(str):
+    """A C++ name, printed as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Array:
+    """values has the C type's numpy dtype: int8, int32 or uint32."""
+
+    name: Symbol
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    FLASH_BYTES: ClassVar[int] = 8
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Kept channels of a store's axis; `runs` holds the Runs themselves."""
+
+    FLASH_BYTES: ClassVar[int] = 20
+    runs: tuple[Run, ...]
+    repeat: int
+    stride: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Window:
+    FLASH_BYTES: ClassVar[int] = 48
+    input_height: int
+    input_width: int
+    output_height: int
+    output_width: int
+    kernel_height: int
+    kernel_width: int
+    stride_height: int
+    stride_width: int
+    dilation_height: int
+    dilation_width: int
+    pad_top: int
+    pad_left: int
+
+
+@dataclass(frozen=True)
+class LinearLevel:
+    FLASH_BYTES: ClassVar[int] = 28
+    inputs: Symbol | None
+    outputs: Symbol
+    bias: Symbol
+    multiplier: Symbol
+    shift: Symbol
+    input_zero_point: int
+    output_zero_point: int
+    activation_min: int
+    activation_max: int
+    tile_pixels: int
+
+
+@dataclass(frozen=True)
+class AddLevel:
+    FLASH_BYTES: ClassVar[int] = 28
+    size: int
+    input1_multiplier: int
+    input2_multiplier: int
+    output_multiplier: int
+    input1_shift: int
+    input2_shift: int
+    output_shift: int
+    left_shift: int
+    input1_zero_point: int
+    input2_zero_point: int
+    output_zero_point: int
+    activation_min: int
+    activation_max: int
+
+
+@dataclass(frozen=True)
+class ConcatenateLevel:
+    FLASH_BYTES: ClassVar[int] = 4
+    channels: Symbol
+
+
+@dataclass(frozen=True)
+class PoolLevel:
+    FLASH_BYTES: ClassVar[int] = 4
+    channels: int
+
+
+@dataclass(frozen=True)
+class PadLevel:
+    FLASH_BYTES: ClassVar[int] = 8
+    channels: int
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class LeakyReluLevel:
+    FLASH_BYTES: ClassVar[int] = 16
+    size: int
+    identity_multiplier: int
+    alpha_multiplier: int
+    identity_shift: int
+    alpha_shift: int
+    input_zero_point: int
+    output_zero_point: int
+
+
+@dataclass(frozen=True)
+class LookupLevel:
+    FLASH_BYTES: ClassVar[int] = 8
+    size: int
+    table: Symbol
+
+
+@dataclass(frozen=True)
+class SoftmaxLevel:
+    FLASH_BYTES: ClassVar[int] = 20
+    rows: int
+    depth: int
+    multiplier: int
+    left_shift: int
+    diff_min: int
+
+
+Level = (
+    LinearLevel | AddLevel | ConcatenateLevel | PoolLevel | PadLevel | LeakyReluLevel
+    | LookupLevel | SoftmaxLevel
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """One op call. `kind` is the op's struct in plan.h, `fields` its members before `levels`."""
+
+    FLASH_BYTES: ClassVar[int] = 20
+    name: str
+    kind: str
+    kernel: str
+    fields: tuple[int | Window | Symbol, ...]
+    levels: tuple[Level, ...]
+    inputs: tuple[int, ...]
+    output: int
+    scratch: int
+    output_bytes: tuple[int, ...]  # per level
+
+    @property
+    def flash_bytes(self) -> int:
+        """Step, op, levels and the array of input slots."""
+        members = sum(f.FLASH_BYTES if isinstance(f, Window) else 4 for f in self.fields) + 4
+        levels = sum(level.FLASH_BYTES for level in self.levels)
+        return self.FLASH_BYTES + members + levels + 2 * len(self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """offsets: (levels, slots) bytes from the arena's start. Input and output lie at the same
+    offset at every level and have one size and one quantisation."""
+
+    FLASH_BYTES: ClassVar[int] = 52
+    steps: tuple[Step, ...]
+    weights: tuple[Array, ...]
+    arrays: tuple[Array, ...]
+    channels: tuple[tuple[Symbol, Channels], ...]
+    offsets: tuple[tuple[int, ...], ...]
+    arena_bytes: tuple[int, ...]  # per level
+    input_offset: int
+    output_offset: int
+    input_bytes: int
+    output_bytes: int
+    input: QuantParams
+    output: QuantParams
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(array.values.nbytes for array in self.weights)
+
+    @property
+    def tables_bytes(self) -> int:
+        """Flash of everything but weights and code."""
+        lists = sum(c.FLASH_BYTES + len(c.runs) * Run.FLASH_BYTES for _, c in self.channels)
+        return (
+            self.FLASH_BYTES
+            + sum(step.flash_bytes for step in self.steps)
+            + sum(array.values.nbytes for array in self.arrays)
+            + lists
+            + sum(4 * len(row) for row in self.offsets)
+        )
+
+
+def compress(indices: np.ndarray) -> Channels:
+    """The shortest run list, repeated evenly, of increasing channel positions."""
+    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+    starts = indices[np.concatenate(([0], breaks)).astype(np.int64)]
+    lengths = np.diff(np.concatenate(([0], breaks, [len(indices)])))
+    count = len(starts)
+    for period in range(1, count + 1):
+        strides = np.unique(starts[period:] - starts[:-period])
+        if count % period or len(strides) > 1:
+            continue
+        if np.array_equal(lengths[period:], lengths[:-period]):
+            break
+    runs = tuple(
+        Run(int(s), int(n)) for s, n in zip(starts[:period], lengths[:period], strict=True)
+    )
+    stride = int(strides[0]) if len(strides) else 0
+    return Channels(runs, count // period, stride, len(indices))
+
+
+@dataclass(eq=False)
+class _Tables:
+    """Collects arrays and channel lists, each content once."""
+
+    arrays: list[Array] = field(default_factory=list)
+    channels: dict[Channels, Symbol] = field(default_factory=dict)
+    _candidates: dict[tuple[str, bytes], list[Array]] = field(default_factory=dict)
+
+    def array(self, values: np.ndarray) -> Symbol:
+        """The name of an array that begins with `values`; so add longer arrays first."""
+        key = (values.dtype.str, values[:1].tobytes())
+        candidates = self._candidates.setdefault(key, [])
+        for array in candidates:
+            if np.array_equal(array.values[: len(values)], values):
+                return array.name
+        array = Array(Symbol(f"table_{len(self.arrays)}"), values)
+        self.arrays.append(array)
+        candidates.append(array)
+        return array.name
+
+    def channel_list(self, indices: np.ndarray) -> Symbol:
+        channels = compress(indices)
+        return self.channels.setdefault(channels, Symbol(f"channels_{len(self.channels)}"))
+
+
+def build_plan(network: QuantizedNetwork, arenas: Sequence[ArenaPlan]) -> Plan:
+    """Plan of a quantised network; `arenas` has one memory plan per level, in the same order."""
+    return _Builder(network, arenas).build()
+
+
+class _Builder:
+    """Holds what every op's translation needs: the network, its axes and the shared tables."""
+
+    def __init__(self, network: QuantizedNetwork, arenas: Sequence[ArenaPlan]) -> None:
+        self.network, self.arenas = network, arenas
+        self.shapes = ir.shapes(network.graph)
+        self.level_shapes = [ir.shapes(level.graph) for level in network.levels]
+        self.indices = [
+            {
+                name: groups.channel_indices(axis, groups.prefixes(level.widths))
+                for name, axis in network.grouping.axes.items()
+            }
+            for level in network.levels
+        ]
+        self.tables = _Tables()
+        self.weights: list[Array] = []
+        self.slots: dict[str, int] = {}
+
+    def build(self) -> Plan:
+        graph, top = self.network.graph, self.network.levels[-1]
+        calls = [op for op in graph.ops if not isinstance(op, ir.Input | ir.Reshape)]
+        steps = tuple(self.step(op) for op in calls)
+        source, target = graph.input.name, graph.output
+        return Plan(
+            steps=steps,
+            weights=tuple(self.weights),
+            arrays=tuple(self.tables.arrays),
+            channels=tuple((name, channels) for channels, name in self.tables.channels.items()),
+            offsets=tuple(self.slot_offsets(arena) for arena in self.arenas),
+            arena_bytes=tuple(arena.size_bytes for arena in self.arenas),
+            input_offset=self.arenas[-1].tensors[source],
+            output_offset=self.arenas[-1].tensors[target],
+            input_bytes=int(np.prod(self.shapes[source])),
+            output_bytes=int(np.prod(self.shapes[target])),
+            input=top.tensors[source],
+            output=top.tensors[target],
+        )
+
+    def slot(self, name: str) -> int:
+        return self.slots.setdefault(name, len(self.slots))
+
+    def slot_offsets(self, arena: ArenaPlan) -> tuple[int, ...]:
+        """Slots are tensors by name, and scratch buffers by "scratch " and the op's name."""
+        offsets = dict(arena.tensors)
+        offsets.update({f"scratch {name}": offset for name, offset in arena.scratch.items()})
+        return tuple(offsets[name] for name in self.slots)
+
+    def step(self, op: ir.Op) -> Step:
+        if len(op.inputs) > MAX_INPUTS:
+            raise ModelError(
+                f"{op.name}: joins {len(op.inputs)} tensors, TensorFlow Lite Micro takes at most "
+                f"{MAX_INPUTS}; join some of them first"
+            )
+        levels: list[Level] = []
+        for number in reversed(range(len(self.network.levels))):  # widest first: see _Tables
+            levels.append(self.level(op, number))
+        has_scratch = op.name in self.arenas[-1].scratch
+        return Step(
+            name=op.name,
+            kind=self.kind(op),
+            kernel=kernels.choose(op, isinstance(op, ir.LinearOp) and self.is_proven(op)),
+            fields=self.fields(op),
+            levels=tuple(reversed(levels)),
+            inputs=tuple(self.slot(name) for name in op.inputs),
+            output=self.slot(op.name),
+            scratch=self.slot(f"scratch {op.name}") if has_scratch else NO_SLOT,
+            output_bytes=tuple(int(np.prod(shapes[op.name])) for shapes in self.level_shapes),
+        )
+
+    def kind(self, op: ir.Op) -> str:
+        return "Lookup" if isinstance(op, ir.Logistic | ir.Tanh) else type(op).__name__
+
+    def is_proven(self, op: ir.LinearOp) -> bool:
+        def proven(level: QuantizedLevel) -> bool:
+            weights = level.linear[op.name].weights
+            if isinstance(op, ir.DepthwiseConv2D):
+                rows = weights.reshape(-1, weights.shape[-1]).T
+            else:
+                rows = weights.reshape(len(weights), -1)
+            narrow = level.graph[op.name]
+            assert isinstance(narrow, ir.LinearOp)
+            return kernels.is_proven(constants.linear(narrow, level), rows)
+
+        return all(proven(level) for level in self.network.levels)
+
+    def store(self, op: ir.LinearOp) -> Symbol:
+        name = Symbol(f"weights_{len(self.weights)}")
+        self.weights.append(Array(name, self.network.weights[op.name].reshape(-1)))
+        return name
+
+    def fields(self, op: ir.Op) -> tuple[int | Window | Symbol, ...]:
+        """Members of the op's struct in plan.h, without `levels`."""
+        before = self.shapes[op.inputs[0]]
+        match op:
+            case ir.Conv2D():
+                return (self.window(op), op.kernel.shape[2], self.store(op))
+            case ir.DepthwiseConv2D():
+                return (self.window(op), op.multiplier, op.out_channels, self.store(op))
+            case ir.Dense():
+                return (op.kernel.shape[0], self.store(op))
+            case ir.Pool2D():
+                return (self.window(op),)
+            case ir.Concatenate():
+                return (int(np.prod(before[:-1])), len(op.inputs))
+            case ir.Pad():
+                return (*before[:2], *op.padding[0], *op.padding[1])
+            case _:
+                return ()
+
+    def window(self, op: ir.Conv2D | ir.DepthwiseConv2D | ir.Pool2D) -> Window:
+        before, after = self.shapes[op.inputs[0]], self.shapes[op.name]
+        kernel = op.size if isinstance(op, ir.Pool2D) else op.kernel.shape[:2]
+        dilation = (1, 1) if isinstance(op, ir.Pool2D) else op.dilation
+        top, left = (
+            ir.padding_before(size, window, stride, rate, op.padding)
+            for size, window, stride, rate in zip(
+                before[:2], kernel, op.strides, dilation, strict=True
+            )
+        )
+        return Window(
+            input_height=before[0],
+            input_width=before[1],
+            output_height=after[0],
+            output_width=after[1],
+            kernel_height=kernel[0],
+            kernel_width=kernel[1],
+            stride_height=op.strides[0],
+            stride_width=op.strides[1],
+            dilation_height=dilation[0],
+            dilation_width=dilation[1],
+            pad_top=top,
+            pad_left=left,
+        )
+
+    def level(self, op: ir.Op, number: int) -> Level:
+        """The op's record of one level."""
+        level, shapes = self.network.levels[number], self.level_shapes[number]
+        narrow, size = level.graph[op.name], int(np.prod(shapes[op.name]))
+        match narrow:
+            case ir.LinearOp():
+                return self.linear_level(narrow, number)
+            case ir.Add():
+                return _add_level(narrow, level, size)
+            case ir.Concatenate():
+                widths = np.array([shapes[name][-1] for name in narrow.inputs], np.uint32)
+                return ConcatenateLevel(self.tables.array(widths))
+            case ir.Pool2D():
+                return PoolLevel(shapes[op.name][-1])
+            case ir.Pad():
+                return PadLevel(shapes[op.name][-1], level.tensors[op.name].zero_point)
+            case ir.LeakyRelu():
+                return _leaky_relu_level(narrow, level, size)
+            case ir.Logistic() | ir.Tanh():
+                return LookupLevel(size, self.tables.array(constants.lookup(narrow, level)))
+            case ir.Softmax():
+                depth = shapes[op.name][-1]
+                c = constants.softmax(narrow, level)
+                return SoftmaxLevel(size // depth, depth, c.multiplier, c.left_shift, c.diff_min)
+        raise AssertionError(op)
+
+    def linear_level(self, op: ir.LinearOp, number: int) -> LinearLevel:
+        c = constants.linear(op, self.network.levels[number])
+        indices, output = self.indices[number], self.level_shapes[number][op.name]
+        inputs = None
+        if not isinstance(op, ir.DepthwiseConv2D):
+            inputs = self.tables.channel_list(indices[op.inputs[0]])
+        return LinearLevel(
+            inputs=inputs,
+            outputs=self.tables.channel_list(indices[op.name]),
+            bias=self.tables.array(c.bias),
+            multiplier=self.tables.array(c.multiplier),
+            shift=self.tables.array(c.shift),
+            input_zero_point=c.input_zero_point,
+            output_zero_point=c.output_zero_point,
+            activation_min=c.activation_min,
+            activation_max=c.activation_max,
+            tile_pixels=kernels.tile_pixels(op, output) if isinstance(op, ir.Conv2D) else 0,
+        )
+
+
+def _add_level(op: ir.Add, level: QuantizedLevel, size: int) -> AddLevel:
+    c = constants.add(op, level)
+    return AddLevel(
+        size=size,
+        input1_multiplier=c.input1_multiplier,
+        input2_multiplier=c.input2_multiplier,
+        output_multiplier=c.output_multiplier,
+        input1_shift=c.input1_shift,
+        input2_shift=c.input2_shift,
+        output_shift=c.output_shift,
+        left_shift=constants.ADD_LEFT_SHIFT,
+        input1_zero_point=c.input1_zero_point,
+        input2_zero_point=c.input2_zero_point,
+        output_zero_point=c.output_zero_point,
+        activation_min=c.activation_min,
+        activation_max=c.activation_max,
+    )
+
+
+def _leaky_relu_level(op: ir.LeakyRelu, level: QuantizedLevel, size: int) -> LeakyReluLevel:
+    c = constants.leaky_relu(op, level)
+    return LeakyReluLevel(
+        size=size,
+        identity_multiplier=c.identity_multiplier,
+        alpha_multiplier=c.alpha_multiplier,
+        identity_shift=c.identity_shift,
+        alpha_shift=c.alpha_shift,
+        input_zero_point=c.input_zero_point,
+        output_zero_point=c.output_zero_point,
+    )

@@ -1,0 +1,340 @@
+"""Inputs and statistics when there is no data, or little: ranges, and batch-norm re-estimated.
+
+A Keras file names no input range, yet int8 needs one. What it does hold is the mean and variance
+of every batch-norm's input over the training set, so inputs are made that reproduce them
+(ZeroQ: Cai et al., CVPR 2020, arXiv 2001.00281, section 3.1). A norm that directly follows a
+linear op holds the statistics of kernel · x + bias, and only such norms are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from redsc import cost, ir
+from redsc.tf_network import Tensor, activate, apply, forward, linear, ranges, tensorflow
+
+Range = tuple[float, float]
+
+_STEPS = (60, 200)
+_WORK_MACS = 1e11
+"""Optimisation steps are as many as fit this much work (forward and backward), within _STEPS."""
+
+_LEARNING_RATE = 0.3
+"""In units of the inputs' starting spread. Large on purpose: it lets single values travel far,
+so that one feature of large scale among many small ones (an MFCC's energy) is found."""
+
+_MARGIN = 0.25
+"""An inferred input range is widened by this fraction of itself at both ends: synthetic inputs
+have lighter tails than real ones, and clipping costs more than the bit a range twice too wide
+loses (on keyword features a range of half the true one, or of three times it, costs 1-2 % of
+argmaxes)."""
+
+_HISTOGRAM_BINS = 2048
+_CLIPPING = np.linspace(1.0, 0.5, 26)
+
+
+def synthetic_inputs(
+    graph: ir.Graph, count: int, seed: int, input_range: Range | None = None
+) -> tuple[np.ndarray, str]:
+    """Inputs for calibration without data, and a warning that says where their range is from.
+
+    Returns float32 (count, *input shape) in the user's raw units. Their range is `input_range`,
+    else what the input's rescaling or a leading normalisation tells, else what the network's
+    batch-norms imply; within it they are optimised until the pre-norm means and variances of
+    the full graph come out as stored, where it has such norms. Same seed, same inputs.
+    """
+    generator = np.random.default_rng(seed)
+    bounds, origin = _known_range(graph, input_range)
+    targets = _norm_targets(graph)
+    shape = (count, *graph.input.shape)
+    if targets:
+        x = _reproduce_norms(graph, targets, shape, generator, bounds)
+        if bounds is None:
+            bounds = _widened(x)
+            origin = f"inferred from the stored statistics of {len(targets)} batch-norms"
+    elif bounds is not None:
+        x = _noise_within(bounds, shape, generator)
+    else:
+        bounds, origin = (-4.0, 4.0), "a guess: there is no batch-norm to infer it from"
+        x = generator.standard_normal(shape)
+    x = _within(x, bounds)
+    return x, (
+        f"accuracy is unmeasured: without data, activation ranges come from synthetic inputs in "
+        f"{bounds[0]:.6g} … {bounds[1]:.6g} ({origin}); pass --data, or --input-range LO,HI"
+    )
+
+
+def _known_range(graph: ir.Graph, given: Range | None) -> tuple[Range | None, str]:
+    """The input's raw range where something states it, and what states it."""
+    if given is not None:
+        return (float(given[0]), float(given[1])), "from --input-range"
+    if graph.input.rescale != 1.0 or graph.input.offset != 0.0:
+        return _rescaled_range(graph.input), "from the rescaling at the input"
+    norm = _leading_normalisation(graph)
+    if norm is not None:
+        reach = 4 * np.sqrt(norm.variance.astype(np.float64) + norm.epsilon)
+        bounds = (float((norm.mean - reach).min()), float((norm.mean + reach).max()))
+        return bounds, "4 standard deviations of the normalisation at the input"
+    return None, ""
+
+
+def _rescaled_range(source: ir.Input) -> Range:
+    """Raw range of a rescaled input: usual raw ranges that land on 0 … 1 or ±1, else ±1's own.
+
+    So Rescaling(1/255) and Rescaling(1/127.5, -1) both read 0 … 255.
+    """
+
+    def scaled(bounds: Range) -> list[float]:
+        return sorted(end * source.rescale + source.offset for end in bounds)
+
+    for bounds in ((0.0, 255.0), (0.0, 1.0), (0.0, 65535.0), (-32768.0, 32767.0), (-128.0, 127.0)):
+        if any(np.allclose(scaled(bounds), wanted, atol=0.01) for wanted in ((0, 1), (-1, 1))):
+            return bounds
+    low, high = sorted((end - source.offset) / source.rescale for end in (-1.0, 1.0))
+    return low, high
+
+
+def _leading_normalisation(graph: ir.Graph) -> ir.BatchNorm | None:
+    """The per-channel normalisation of the raw input: a 1x1 depthwise of ones once lowered."""
+    readers = graph.consumers(graph.input.name)
+    if len(readers) != 1:
+        return None
+    match readers[0]:
+        case ir.BatchNormalization(norm=norm):
+            return norm
+        case ir.DepthwiseConv2D(norm=norm, bias=None) as op:
+            ones = op.kernel.shape[:2] == (1, 1) and op.multiplier == 1 and np.all(op.kernel == 1)
+            return norm if ones else None
+    return None
+
+
+def _widened(x: np.ndarray) -> Range:
+    """The inferred input range: that of the synthetic inputs plus the margin for real tails."""
+    low, high = float(x.min()), float(x.max())
+    margin = _MARGIN * (high - low)
+    return (low if low >= 0 else low - margin), (high if high <= 0 else high + margin)
+
+
+def _within(x: np.ndarray, bounds: Range) -> np.ndarray:
+    """float32 `x` inside the bounds; its first sample's extremes become the bounds."""
+    x = np.clip(x, *bounds).astype(np.float32)
+    first = x[0].reshape(-1)
+    first[np.argmin(first)], first[np.argmax(first)] = bounds
+    return x
+
+
+def _noise_within(
+    bounds: Range, shape: tuple[int, ...], generator: np.random.Generator
+) -> np.ndarray:
+    """Uniform noise, each sample with its own centre and contrast, as real inputs have."""
+    per_sample = (shape[0], *([1] * (len(shape) - 1)))
+    contrast = generator.uniform(0.2, 1.0, per_sample)
+    darkest = generator.random(per_sample) * (1 - contrast)
+    low, high = bounds
+    return low + (high - low) * (darkest + contrast * generator.random(shape))
+
+
+@dataclass(frozen=True, eq=False)
+class _Statistics:
+    """Of kernel · x + bias over samples and positions, per channel; deviation includes epsilon."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    epsilon: float
+
+
+def _learned(op: ir.LinearOp) -> bool:
+    """Whether the op's norm holds statistics: a free scale and shift, or an untrained one, not."""
+    norm = op.norm
+    return norm is not None and not (np.all(norm.mean == 0) and np.all(norm.variance == 1))
+
+
+def _norm_targets(graph: ir.Graph) -> dict[str, _Statistics]:
+    """The statistics each learned norm stores, by op name, in network order.
+
+    Norms that lowering turned into a depthwise of ones store their input's: the same thing.
+    """
+    return {
+        op.name: _statistics(op.norm)
+        for op in graph.linear_ops
+        if op.norm is not None and _learned(op)
+    }
+
+
+def _statistics(norm: ir.BatchNorm) -> _Statistics:
+    epsilon = max(norm.epsilon, 1e-6)
+    return _Statistics(norm.mean, np.sqrt(norm.variance + epsilon), epsilon)
+
+
+def _mismatch(graph: ir.Graph, targets: Mapping[str, _Statistics], x: Tensor) -> Tensor:
+    """Mean squared distance of measured from stored statistics, in stored deviations."""
+    tf, terms = tensorflow(), []
+
+    def run_linear(op: ir.LinearOp, value: Tensor) -> Tensor:
+        y = linear(op, value)
+        if op.name in targets:
+            target = targets[op.name]
+            mean, variance = tf.nn.moments(y, list(range(len(y.shape) - 1)))
+            bias = 0.0 if op.bias is None else op.bias
+            deviation = tf.sqrt(variance + target.epsilon)
+            terms.append(tf.reduce_mean(((mean + bias - target.mean) / target.deviation) ** 2))
+            terms.append(tf.reduce_mean((deviation / target.deviation - 1) ** 2))
+        return activate(
+            op.activation, y * op.scale.astype(np.float32) + op.offset.astype(np.float32)
+        )
+
+    forward(graph, x, run_linear)
+    return tf.add_n(terms) / len(terms)
+
+
+def _reproduce_norms(
+    graph: ir.Graph,
+    targets: Mapping[str, _Statistics],
+    shape: tuple[int, ...],
+    generator: np.random.Generator,
+    bounds: Range | None,
+) -> np.ndarray:
+    """Inputs (raw units) with the targets' statistics, by Adam on all of them at once."""
+    tf = tensorflow()
+    noise = generator.standard_normal(shape).astype(np.float32)
+    centre, spread = _starting_scale(graph, targets, noise, bounds)
+    steps = int(np.clip(_WORK_MACS / (3 * shape[0] * cost.macs(graph)), *_STEPS))
+    optimizer = tf.keras.optimizers.legacy.Adam(
+        tf.keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)
+    )
+    latent = tf.Variable(noise)
+
+    @tf.function(autograph=False)
+    def step() -> None:
+        with tf.GradientTape() as tape:
+            loss = _mismatch(graph, targets, centre + spread * latent)
+        optimizer.apply_gradients([(tape.gradient(loss, latent), latent)])
+        if bounds is not None:
+            low, high = ((end - centre) / spread for end in bounds)
+            latent.assign(tf.clip_by_value(latent, low, high))
+
+    for _ in range(steps):
+        step()
+    return centre + spread * latent.numpy()
+
+
+def _starting_scale(
+    graph: ir.Graph,
+    targets: Mapping[str, _Statistics],
+    noise: np.ndarray,
+    bounds: Range | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """float32 centre and spread that bring noise near the first norm's statistics."""
+    norm = _leading_normalisation(graph)
+    if norm is not None:
+        return norm.mean, np.sqrt(norm.variance + max(norm.epsilon, 1e-12)).astype(np.float32)
+    if bounds is not None:
+        low, high = bounds
+        return np.float32((low + high) / 2), np.float32((high - low) / 4)
+    first = next(iter(targets))
+    few = tensorflow().constant(noise[:32])
+    head = graph.with_ops(graph.ops[: [op.name for op in graph.ops].index(first) + 1], first)
+    target = {first: targets[first]}
+    candidates = [
+        (np.float32(shift * spread), np.float32(spread))
+        for spread in 2.0 ** np.arange(-8, 11)
+        for shift in (0, -2, 2)
+    ]
+    return min(candidates, key=lambda c: float(_mismatch(head, target, c[0] + c[1] * few)))
+
+
+def activation_ranges(graph: ir.Graph, x: np.ndarray) -> dict[str, Range]:
+    """(low, high) of every tensor over raw inputs `x`, low <= 0 <= high, for asymmetric int8.
+
+    The network's input keeps its smallest and largest value. Other tensors are clipped, high end
+    first, where that lowers the mean squared error of int8 (measured on real keyword features:
+    as good as smallest and largest, or up to 2 dB better, and not led by outliers).
+    """
+    extremes = {
+        name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in ranges(graph, x).items()
+    }
+    histograms = _histograms(graph, x, extremes)
+    result = {name: _least_error(histograms[name], extremes[name]) for name in extremes}
+    return result | {graph.input.name: extremes[graph.input.name]}
+
+
+def _histograms(
+    graph: ir.Graph, x: np.ndarray, extremes: Mapping[str, Range], batch_size: int = 128
+) -> dict[str, np.ndarray]:
+    """Counts of every tensor's values in _HISTOGRAM_BINS equal bins over its extremes."""
+    tf = tensorflow()
+
+    @tf.function(autograph=False)
+    def count(batch: Tensor) -> dict[str, Tensor]:
+        return {
+            name: tf.histogram_fixed_width(value, extremes[name], _HISTOGRAM_BINS)
+            for name, value in forward(graph, batch).items()
+            if extremes[name][1] > extremes[name][0]
+        }
+
+    totals = {name: np.zeros(_HISTOGRAM_BINS, np.int64) for name in extremes}
+    for start in range(0, len(x), batch_size):
+        for name, counts in count(x[start : start + batch_size]).items():
+            totals[name] += counts.numpy()
+    return totals
+
+
+def _least_error(counts: np.ndarray, extremes: Range) -> Range:
+    """The clipped range whose int8 rendering of a histogram has the least squared error."""
+    low, high = extremes
+    if high <= low:
+        return extremes
+    used = np.flatnonzero(counts)
+    centres = low + (used + 0.5) * (high - low) / _HISTOGRAM_BINS
+
+    def error(low: float, high: float) -> float:
+        step = (high - low) / 255
+        zero_point = np.round(-128 - low / step)
+        rendered = (np.clip(np.round(centres / step) + zero_point, -128, 127) - zero_point) * step
+        return float(np.sum(counts[used] * (centres - rendered) ** 2))
+
+    # The widest of equals: _CLIPPING starts at 1.
+    high = float(min(_CLIPPING * high, key=lambda clipped: error(low, clipped)))
+    low = float(min(_CLIPPING * low, key=lambda clipped: error(clipped, high))) if low else 0.0
+    return low, high
+
+
+def recalibrate_norms(graph: ir.Graph, x: np.ndarray) -> ir.Graph:
+    """`graph` with every learned norm's mean and variance measured on raw inputs `x`.
+
+    In network order: each is measured with those before it already replaced, as a training-mode
+    pass would see it (slimmable networks' post-statistics: Yu & Huang, ICCV 2019, section 3.3).
+    gamma, beta and epsilon stay. A channel that never varies gets variance 0, which is safe as
+    long as epsilon is not 0; with epsilon 0 its variance stays. All of `x` is held in memory,
+    one live tensor at a time.
+    """
+    tf = tensorflow()
+    values: dict[str, Tensor] = {}
+    last_use = {name: number for number, op in enumerate(graph.ops) for name in op.inputs}
+    ops: list[ir.Op] = []
+    for number, op in enumerate(graph.ops):
+        inputs = [values[name] for name in op.inputs] or [tf.constant(x)]
+        if isinstance(op, ir.LinearOp) and _learned(op):
+            op = _measured(op, linear(op, inputs[0]))
+        values[op.name] = apply(op, inputs)
+        for name in op.inputs:
+            if last_use[name] == number:
+                values.pop(name, None)
+        ops.append(op)
+    return graph.with_ops(ops)
+
+
+def _measured(op: ir.LinearOp, y: Tensor) -> ir.LinearOp:
+    """`op` with its norm's statistics those of y = kernel · x, plus the bias."""
+    assert op.norm is not None
+    y = y.numpy().reshape(-1, op.out_channels).astype(np.float64)
+    mean, variance = y.mean(axis=0), y.var(axis=0)
+    if op.bias is not None:
+        mean = mean + op.bias
+    if op.norm.epsilon == 0:
+        variance = np.where(variance > 0, variance, op.norm.variance)
+    norm = replace(op.norm, mean=ir.read_only(mean), variance=ir.read_only(variance))
+    return replace(op, norm=norm)

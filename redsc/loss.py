@@ -1,0 +1,82 @@
+"""Losses and scores of a task, from a network's outputs; TensorFlow only where gradients flow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from redsc import ir
+from redsc.data import Task
+from redsc.tf_network import Tensor, tensorflow
+
+
+def head(graph: ir.Graph) -> tuple[str, type[ir.Op] | None]:
+    """The tensor that carries logits or predictions, and the final Softmax or Logistic, if any."""
+    op = graph[graph.output]
+    while isinstance(op, ir.Reshape):
+        op = graph[op.inputs[0]]
+    if isinstance(op, ir.Softmax | ir.Logistic):
+        return op.inputs[0], type(op)
+    return graph.output, None
+
+
+def per_sample(graph: ir.Graph, values: Mapping[str, Tensor], y: Tensor, task: Task) -> Tensor:
+    """float32 (samples,): cross-entropy for classification, else mean squared error.
+
+    y: int64 (samples,) or float32 (samples, *output shape), as redsc.data gives them. A network
+    that ends without Softmax or Logistic is taken to give logits, as Keras's from_logits does.
+    """
+    tf = tensorflow()
+    if task != "classification":
+        difference = _flat(values[graph.output]) - _flat(tf.cast(y, tf.float32))
+        return tf.reduce_mean(difference**2, axis=1)
+    tensor, kind = head(graph)
+    logits = _flat(values[tensor])
+    if kind is ir.Logistic or logits.shape[1] == 1:
+        return tf.reduce_mean(_sigmoid_losses(logits, y), axis=1)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y, tf.int64), logits)
+
+
+def _sigmoid_losses(logits: Tensor, y: Tensor) -> Tensor:
+    tf = tensorflow()
+    classes = logits.shape[1]
+    labels = tf.cast(y, tf.float32)[:, None] if classes == 1 else tf.one_hot(y, classes)
+    return tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+
+
+def distillation(
+    graph: ir.Graph, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], task: Task
+) -> Tensor:
+    """float32 (samples,): distance of a level's output from the teacher's, which is a constant."""
+    tf = tensorflow()
+    tensor, kind = head(graph)
+    if task != "classification":
+        target = tf.stop_gradient(_flat(teacher[graph.output]))
+        return tf.reduce_mean((_flat(student[graph.output]) - target) ** 2, axis=1)
+    ours, theirs = _flat(student[tensor]), tf.stop_gradient(_flat(teacher[tensor]))
+    if kind is ir.Logistic or ours.shape[1] == 1:
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.sigmoid(theirs), ours)
+        return tf.reduce_mean(losses, axis=1)
+    return tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(theirs), ours)
+
+
+def _flat(value: Tensor) -> Tensor:
+    return tensorflow().reshape(value, (-1, int(np.prod(value.shape[1:]))))
+
+
+def accuracy(outputs: np.ndarray, y: np.ndarray, graph: ir.Graph) -> float:
+    """Share of samples whose predicted class is `y`; outputs (samples, *output shape).
+
+    A single output predicts class 1 above 0.5 when it is a probability, above 0 when a logit.
+    """
+    outputs = outputs.reshape(len(outputs), -1)
+    if outputs.shape[1] > 1:
+        return float(np.mean(outputs.argmax(axis=1) == y))
+    threshold = 0.5 if head(graph)[1] is ir.Logistic else 0.0
+    return float(np.mean((outputs[:, 0] > threshold) == (y == 1)))
+
+
+def mean_squared_error(outputs: np.ndarray, y: np.ndarray) -> float:
+    difference = outputs.reshape(len(outputs), -1) - y.reshape(len(y), -1)
+    return float(np.mean(difference.astype(np.float64) ** 2))

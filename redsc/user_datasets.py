@@ -1,0 +1,162 @@
+"""Data from a user's Python function: tf.data datasets, or arrays.
+
+The function takes no arguments and returns (train[, val[, test]]), a mapping with those keys, or
+a mapping with the keys of an npz file. Datasets give (x, y) or x alone, batched or not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from redsc.errors import UsageError
+from redsc.tf_network import tensorflow
+
+_NAMES = ("train", "val", "test")
+MEMORY_BYTES = 1 << 30
+"""Samples of one dataset kept in memory; a larger training set is streamed."""
+
+Samples = Callable[[], Iterator[tuple[Any, Any]]]
+
+
+def names_function(spec: str) -> bool:
+    """Whether `spec` is module:function or file.py:function rather than a file."""
+    return not Path(spec).exists() and bool(re.fullmatch(r".+:[A-Za-z_]\w*", spec))
+
+
+def is_dataset(value: Any) -> bool:
+    return hasattr(value, "element_spec")
+
+
+def call(spec: str) -> dict[str, Any]:
+    """What the user's function returns, by split or npz key. Runs the user's own code."""
+    tensorflow()  # the one that redsc runs, before the user's module imports it
+    module_name, function_name = spec.rsplit(":", 1)
+    try:
+        function = getattr(_import(module_name), function_name)
+    except AttributeError:
+        raise UsageError(f"data {spec}: {module_name} has no {function_name!r}") from None
+    if not callable(function):
+        raise UsageError(f"data {spec}: {function_name!r} is not a function")
+    try:
+        result = function()
+    except Exception as error:
+        raise UsageError(f"data {spec}: {type(error).__name__}: {error}") from error
+    return _by_name(result, spec)
+
+
+def _import(name: str) -> Any:
+    try:
+        if name.endswith(".py"):
+            file_spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+            assert file_spec is not None
+            assert file_spec.loader is not None
+            module = importlib.util.module_from_spec(file_spec)
+            file_spec.loader.exec_module(module)
+            return module
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.insert(0, here)
+        return importlib.import_module(name)
+    except FileNotFoundError:
+        raise UsageError(f"data {name}: no such file") from None
+    except Exception as error:
+        raise UsageError(f"data {name}: {type(error).__name__}: {error}") from error
+
+
+def _by_name(result: Any, spec: str) -> dict[str, Any]:
+    if is_dataset(result):
+        return {"train": result}
+    if isinstance(result, Mapping):
+        return {str(key): value for key, value in result.items() if value is not None}
+    if not isinstance(result, (tuple, list)) or not 1 <= len(result) <= 3:
+        raise UsageError(
+            f"data {spec}: returned {type(result).__name__}; expected (train, val, test) datasets"
+        )
+    if all(is_dataset(part) or part is None for part in result):
+        return {n: part for n, part in zip(_NAMES, result, strict=False) if part is not None}
+    if all(isinstance(part, (tuple, list)) and len(part) == 2 for part in result):
+        # As tf.keras.datasets give them: of two pairs the second is the test split.
+        names = ("train", "test") if len(result) == 2 else _NAMES
+        return {
+            f"{axis}_{name}": array
+            for name, pair in zip(names, result, strict=False)
+            for axis, array in zip("xy", pair, strict=True)
+        }
+    raise UsageError(f"data {spec}: expected tf.data datasets or (x, y) pairs of arrays")
+
+
+def samples(dataset: Any, input_shape: tuple[int, ...], where: str) -> Samples:
+    """A function that starts a pass over the dataset's single (x, y or None) samples."""
+    spec = dataset.element_spec
+    pair = isinstance(spec, (tuple, list))
+    if isinstance(spec, Mapping) or (pair and len(spec) not in (1, 2)):
+        raise UsageError(f"{where}: elements are {spec}; expected (x, y)")
+    x_spec = spec[0] if pair else spec
+    first = next(iter(dataset.take(1).as_numpy_iterator()), None)
+    if first is None:
+        return lambda: iter(())
+    shape = np.shape(first[0] if pair else first)
+    if _is_batch(shape, x_spec.shape, input_shape):
+        dataset = dataset.unbatch()
+    elif _essential(shape) != _essential(input_shape):
+        raise UsageError(
+            f"{where} gives elements of shape {shape}; the network takes {input_shape}"
+        )
+
+    def start() -> Iterator[tuple[Any, Any]]:
+        for element in dataset.as_numpy_iterator():
+            x, y = (
+                (element if len(element) == 2 else (element[0], None)) if pair else (element, None)
+            )
+            yield x, y
+
+    return start
+
+
+def _is_batch(shape: tuple[int, ...], declared: Any, input_shape: tuple[int, ...]) -> bool:
+    """Whether elements of `shape` are batches; exact fits first, then those up to axes of 1."""
+    if shape == input_shape:
+        return False
+    if shape[1:] == input_shape:
+        return True
+    open_batch = declared.rank is not None and declared.rank > 0 and declared[0] is None
+    fits = _essential(shape[1:]) == _essential(input_shape)
+    return fits and (open_batch or _essential(shape) != _essential(input_shape))
+
+
+def _essential(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """Samples kept; y is None for a dataset of x alone; complete unless memory ran out."""
+
+    x: list[np.ndarray]
+    y: list[np.ndarray] | None
+    complete: bool
+
+
+def collect(source: Samples, limit_bytes: int = MEMORY_BYTES) -> Collected:
+    """The dataset's samples up to a limit of memory (an endless dataset ends there, too)."""
+    xs: list[np.ndarray] = []
+    ys: list[np.ndarray] = []
+    used = 0
+    for x, y in source():
+        x = np.asarray(x)
+        used += 4 * x.size + (0 if y is None else np.asarray(y).nbytes)
+        if xs and used > limit_bytes:
+            return Collected(xs, ys or None, complete=False)
+        xs.append(x)
+        if y is not None:
+            ys.append(np.asarray(y))
+    return Collected(xs, ys or None, complete=True)

@@ -163,8 +163,8 @@ def _check_weights(
             least = -layer.options.get("epsilon", 0.0)
             if name == "moving_variance" and array.min() <= least:
                 raise ModelError(
-                    f"{where}: the moving_variance of layer {layer.name!r} is {array.min():g}, which "
-                    "with its epsilon has no square root to divide by"
+                    f"{where}: the moving_variance of layer {layer.name!r} is {array.min():g}, "
+                    "which with its epsilon has no square root to divide by"
                 )
 
 

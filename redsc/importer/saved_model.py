@@ -26,8 +26,9 @@ def read_config(path: Path) -> Any:
     if raw is None:
         raise ModelError(
             f"{path}: this SavedModel has no Keras configuration (it was written by "
-            "model.export(), by tf.saved_model.save or from a subclassed model): save the Keras model itself with "
-            "model.save('model.keras') or model.save('model.h5') and give redsc that file"
+            "model.export(), by tf.saved_model.save or from a subclassed model): save the "
+            "Keras model itself with model.save('model.keras') or model.save('model.h5') and give "
+            "redsc that file"
         )
     shape = metadata.get("build_input_shape")
     if shape is not None and isinstance(raw.get("config"), dict):
@@ -59,7 +60,7 @@ def _root_metadata(path: Path) -> str:
 def read_weights(path: Path, model: config.Node) -> weights.Weights:
     """Every layer's weights from variables/, by way of the checkpoint's object graph."""
     tf = tensorflow()
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import trackable_object_graph_pb2
 
     try:

@@ -182,10 +182,11 @@ def build(project_dir: Path, environment: str, workspace_dir: Path | None = None
     command = [sys.executable, "-m", "platformio", "run", "-e", environment]
     finished = _run(command, project_dir, variables)
     if finished.returncode != 0:
-        said = (finished.stderr.strip() or finished.stdout.strip()).splitlines()
+        said = finished.stderr.strip() or finished.stdout.strip()
+        said = said.partition("\n====")[0]  # PlatformIO's own summary says nothing more
         raise ToolchainError(
             f"building environment {environment} of {project_dir} failed:\n"
-            + "\n".join(said[-_ERROR_LINES:])
+            + "\n".join(said.splitlines()[-_ERROR_LINES:])
         )
     program = workspace / "build" / environment / ("program.elf" if emulator else "program")
     sizes = program_sizes(program, "arm-none-eabi-size" if emulator else "size")

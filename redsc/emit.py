@@ -8,15 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
+from redsc import resources
 from redsc.plan import Plan, Symbol
-
-TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
 MODEL_FILES = ("model.h", "model_plan.cc", "model_weights.cc")
 NUMBERS_PER_LINE = 20
@@ -26,7 +24,7 @@ OVERREAD_BYTES = 3
 """Kernels read weights by the word, so up to this many bytes past an array's end."""
 
 
-def emit_model(plan: Plan, name: str = "model", templates: Path = TEMPLATES) -> dict[str, str]:
+def emit_model(plan: Plan, name: str = "model") -> dict[str, str]:
     """Text of every model-dependent C++ file, by path in the emitted project.
 
     `name` becomes the C++ namespace: letters, digits and underscores.
@@ -34,7 +32,7 @@ def emit_model(plan: Plan, name: str = "model", templates: Path = TEMPLATES) -> 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"{name!r} is no C++ namespace")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates),
+        loader=jinja2.FileSystemLoader(resources.templates_dir()),
         undefined=jinja2.StrictUndefined,
         line_statement_prefix="%%",
         trim_blocks=True,

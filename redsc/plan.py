@@ -23,7 +23,7 @@ NO_SLOT = 0xFFFF
 
 
 class Symbol(str):
-    """A C++ name, printed as it is."""
+    """A C++ name or address, printed as it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,6 +199,10 @@ class Plan:
     output: QuantParams
 
     @property
+    def level_count(self) -> int:
+        return len(self.offsets)
+
+    @property
     def weights_bytes(self) -> int:
         return sum(array.values.nbytes for array in self.weights)
 
@@ -255,8 +259,10 @@ class _Tables:
         return array.name
 
     def channel_list(self, indices: np.ndarray) -> Symbol:
+        """The address of a channel list."""
         channels = compress(indices)
-        return self.channels.setdefault(channels, Symbol(f"channels_{len(self.channels)}"))
+        name = self.channels.setdefault(channels, Symbol(f"channels_{len(self.channels)}"))
+        return Symbol(f"&{name}")
 
 
 def build_plan(network: QuantizedNetwork, arenas: Sequence[ArenaPlan]) -> Plan:

@@ -11,16 +11,15 @@
 namespace reds {
 namespace {
 
-// Writes " name=value" records without printf, which would cost the emulator 20 KB of flash.
+// Writes name=value without printf, which would cost the emulator 20 KB of flash.
 void put(const char* name, uint32_t value, uint32_t base = 10) {
   char digits[12];
   char* end = digits + sizeof(digits) - 1;
   *end = '\0';
-  uint32_t count = 0;
   do {
     *--end = "0123456789abcdef"[value % base];
     value /= base;
-  } while (value != 0 || (base == 16 && ++count < 8));
+  } while (value != 0);
   board::write(name);
   board::write("=");
   board::write(end);

@@ -10,29 +10,19 @@ namespace verify_io {
 namespace {
 
 FILE* response = nullptr;
+Request* request = nullptr;  // never freed: the program ends with it
 
-// The whole file with at least a request's size, or null. Never freed: the program ends with it.
-void* read_file(const char* path) {
-  FILE* file = fopen(path, "rb");
-  if (file == nullptr) return nullptr;
+// Reads a whole file into `request`; false when it is not as long as it says.
+bool read_request(FILE* file) {
   fseek(file, 0, SEEK_END);
-  const long size = ftell(file);
+  const long end = ftell(file);
   rewind(file);
-  void* data = size >= static_cast<long>(sizeof(Request)) ? malloc(static_cast<size_t>(size)) : nullptr;
-  if (data != nullptr && fread(data, 1, static_cast<size_t>(size), file) != static_cast<size_t>(size)) {
-    free(data);
-    data = nullptr;
-  }
-  fclose(file);
-  const Request* request = static_cast<const Request*>(data);
-  if (request != nullptr && request->magic == Request::kMagic) {
-    const uint64_t wanted = sizeof(Request) + static_cast<uint64_t>(request->samples) * request->sample_bytes;
-    if (wanted > static_cast<uint64_t>(size)) {
-      free(data);
-      data = nullptr;
-    }
-  }
-  return data;
+  if (end < static_cast<long>(sizeof(Request))) return false;
+  const size_t size = static_cast<size_t>(end);
+  request = static_cast<Request*>(malloc(size));
+  if (request == nullptr || fread(request, 1, size, file) != size) return false;
+  const uint64_t samples_bytes = static_cast<uint64_t>(request->samples) * request->sample_bytes;
+  return sizeof(Request) + samples_bytes <= size;
 }
 
 }  // namespace
@@ -42,8 +32,10 @@ const Request* open(int argc, char** argv) {
     fprintf(stderr, "usage: %s REQUEST RESPONSE\n", argc > 0 ? argv[0] : "verify");
     return nullptr;
   }
-  const Request* request = static_cast<const Request*>(read_file(argv[1]));
-  if (request == nullptr) {
+  FILE* file = fopen(argv[1], "rb");
+  const bool complete = file != nullptr && read_request(file);
+  if (file != nullptr) fclose(file);
+  if (!complete) {
     fprintf(stderr, "%s: not a readable request\n", argv[1]);
     return nullptr;
   }

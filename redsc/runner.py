@@ -1,0 +1,181 @@
+"""Runs a built verification program on the host or in QEMU and reads back every byte.
+
+The program (firmware/reds, reds/verify.h) takes one request of int8 samples, runs every level on
+each, and gives back outputs and, when asked, every intermediate tensor.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from redsc import toolchain
+from redsc.errors import ToolchainError
+from redsc.plan import Plan
+from redsc.tflite import Interface
+
+_MAGIC = 0x53444552
+_TRACE, _PROFILE = 1, 2
+_RESPONSE = "reds_outputs.bin"
+_REQUEST_ADDRESS = 0x21000000
+_REQUEST_LIMIT_BYTES = 16 << 20  # the emulated board's second memory
+HOST_TIMEOUT_SECONDS = 120.0
+EMULATOR_TIMEOUT_SECONDS = 600.0
+
+# One instruction each 128 ns of emulated time, so that the board's timer counts instructions.
+_QEMU = (
+    "qemu-system-arm", "-M", "mps2-an386", "-display", "none", "-monitor", "none",
+    "-serial", "stdio", "-semihosting-config", "enable=on,target=native", "-icount", "shift=7",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class LevelRun:
+    """One level's results. Tensors are int8 (samples, elements), flattened.
+
+    tensors: every op's output by op name, empty unless traced. instructions of one inference and
+    of one switch, and step_instructions by op name (when profiled), are None on the host.
+    """
+
+    outputs: np.ndarray
+    tensors: Mapping[str, np.ndarray]
+    instructions: int | None
+    switch_instructions: int | None
+    step_instructions: Mapping[str, int]
+
+
+def run_host(
+    program: Path,
+    plan: Interface | Plan,
+    inputs: np.ndarray,
+    *,
+    trace: bool = False,
+    timeout_seconds: float = HOST_TIMEOUT_SECONDS,
+) -> tuple[LevelRun, ...]:
+    """Every level's results for int8 `inputs` (samples, *input shape) on this computer.
+
+    Raises ToolchainError when the program fails, is too slow or answers nonsense.
+    """
+    request = _request(plan, inputs, _TRACE if trace else 0)
+    with tempfile.TemporaryDirectory(prefix="redsc_run_") as folder:
+        (Path(folder) / "request.bin").write_bytes(request)
+        command = [str(program.absolute()), "request.bin", _RESPONSE]
+        text = _run(command, Path(folder), timeout_seconds)
+        return _read(text, Path(folder), plan, len(inputs), trace, counted=False)
+
+
+def run_emulator(
+    program: Path,
+    plan: Interface | Plan,
+    inputs: np.ndarray,
+    *,
+    trace: bool = False,
+    profile: bool = False,
+    timeout_seconds: float = EMULATOR_TIMEOUT_SECONDS,
+) -> tuple[LevelRun, ...]:
+    """Every level's results for int8 `inputs` on QEMU's Cortex-M4, with instruction counts.
+
+    Raises ToolchainError as run_host does, and when QEMU is not installed.
+    """
+    toolchain.require(_QEMU[0])
+    request = _request(plan, inputs, (_TRACE if trace else 0) | (_PROFILE if profile else 0))
+    if len(request) > _REQUEST_LIMIT_BYTES:
+        raise ToolchainError(
+            f"{len(inputs)} samples need {len(request)} bytes, the emulated board takes "
+            f"{_REQUEST_LIMIT_BYTES}; run fewer at once"
+        )
+    with tempfile.TemporaryDirectory(prefix="redsc_run_") as folder:
+        (Path(folder) / "request.bin").write_bytes(request)
+        loader = f"loader,file=request.bin,addr={_REQUEST_ADDRESS:#x},force-raw=on"
+        command = [*_QEMU, "-kernel", str(program.absolute()), "-device", loader]
+        text = _run(command, Path(folder), timeout_seconds)
+        return _read(text, Path(folder), plan, len(inputs), trace, counted=True)
+
+
+def _request(plan: Interface | Plan, inputs: np.ndarray, flags: int) -> bytes:
+    assert inputs.dtype == np.int8, inputs.dtype
+    samples = inputs.reshape(len(inputs), -1)
+    assert samples.shape[1] == plan.input_bytes, (samples.shape, plan.input_bytes)
+    return struct.pack("<4I", _MAGIC, flags, *samples.shape) + samples.tobytes()
+
+
+def _run(command: Sequence[str], folder: Path, timeout_seconds: float) -> str:
+    """Standard output of a program that must succeed."""
+    name = Path(command[0]).name
+    try:
+        finished = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ToolchainError(
+            f"{name} did not finish within {timeout_seconds:.0f} s; run fewer samples"
+        ) from error
+    except OSError as error:
+        raise ToolchainError(f"cannot run {command[0]}: {error.strerror}") from error
+    if finished.returncode != 0:
+        said = (finished.stdout[-1000:] + finished.stderr[-3000:]).strip()
+        raise ToolchainError(f"{name} ended with status {finished.returncode}: {said}")
+    return finished.stdout
+
+
+def _read(
+    text: str, folder: Path, plan: Interface | Plan, samples: int, trace: bool, counted: bool
+) -> tuple[LevelRun, ...]:
+    """Serial lines and response file of a run that ended well."""
+    records = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in text.splitlines()]
+    if not text.rstrip().endswith("done"):
+        raise ToolchainError(f"the verification program stopped early: {text[-500:]!r}")
+    response = (folder / _RESPONSE).read_bytes()
+    runs, start = [], 0
+    for level in range(plan.level_count):
+        sizes = [step.output_bytes[level] for step in plan.steps] if trace else []
+        sizes.append(plan.output_bytes)
+        end = start + samples * sum(sizes)
+        if end > len(response):
+            raise ToolchainError(f"the response has {len(response)} bytes, expected {end} or more")
+        rows = np.frombuffer(response[start:end], np.int8).reshape(samples, sum(sizes))
+        *tensors, outputs = np.split(rows, np.cumsum(sizes)[:-1], axis=1)
+        own = [record for record in records if record.get("level") == str(level)]
+        runs.append(_level_run(own, plan, outputs, tensors, counted))
+        start = end
+    return tuple(runs)
+
+
+def _level_run(
+    records: list[dict[str, str]],
+    plan: Interface | Plan,
+    outputs: np.ndarray,
+    tensors: list[np.ndarray],
+    counted: bool,
+) -> LevelRun:
+    total = next((record for record in records if "crc32" in record), None)
+    if total is None or int(total["crc32"], 16) != zlib.crc32(outputs.tobytes()):
+        raise ToolchainError(f"checksum of a level's outputs does not match: {total}")
+    steps = {
+        plan.steps[int(record["step"])].name: int(record["instructions"])
+        for record in records
+        if "step" in record
+    }
+    names = [step.name for step in plan.steps]
+    return LevelRun(
+        outputs=outputs,
+        tensors=dict(zip(names, tensors, strict=True)) if tensors else {},
+        instructions=int(total["instructions"]) if counted else None,
+        switch_instructions=int(total["switch_instructions"]) if counted else None,
+        step_instructions=steps,
+    )

@@ -329,7 +329,18 @@ def _finish(keras: Any, name: str, model: Model) -> Model:
     for layer in layers:
         if layer.name.startswith("dead_") and layer not in norms:
             _kill(layer, model.get_layer(f"{layer.name}_norm"))
+    _spread_outputs(keras, name, model)
     return model
+
+
+def _spread_outputs(keras: Any, name: str, model: Model) -> None:
+    """Scale the last dense layer so that different inputs get different answers, as trained."""
+    last = [layer for layer in model.layers if type(layer).__name__ == "Dense"][-1]
+    features = keras.Model(model.input, last.input)
+    values = np.asarray(features(inputs(name, tuple(model.input_shape[1:]), 32, seed=8)))
+    kernel, bias = last.get_weights()
+    kernel *= 2 / (values @ kernel).std(axis=0).mean()
+    last.set_weights([kernel, bias - (values @ kernel).reshape(-1, len(bias)).mean(axis=0)])
 
 
 def _leaves(model: Model) -> Any:

@@ -175,7 +175,8 @@ def _squeezed(shape: ir.Shape, expected: ir.Shape) -> ir.Shape:
 def _warnings(network: Network, by_name: Mapping[str, Any]) -> tuple[str, ...]:
     def unadapted(layer: Layer) -> bool:
         arrays = by_name[layer.name]
-        return layer.class_name == "Normalization" and len(arrays) == 3 and arrays[2].max() == 0
+        own = layer.class_name == "Normalization" and len(arrays) == 3
+        return own and not arrays[0].any() and bool((arrays[1] == 1).all())
 
     return tuple(
         f"layer {layer.name!r} (Normalization) was never adapted to data and changes nothing"

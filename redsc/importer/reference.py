@@ -47,7 +47,7 @@ def reference_model(loaded: LoadedModel) -> Any:
         tensors[loaded.network.inputs[0]], tensors[loaded.network.outputs[0]], name="reference"
     )
     for made, name in built:
-        if loaded.weights[name]:
+        if loaded.weights[name] and type(made).__name__ != "Normalization":
             made.set_weights([np.asarray(array) for array in loaded.weights[name]])
     return model
 
@@ -77,7 +77,7 @@ def _layer(keras: Any, loaded: LoadedModel, layer: Layer) -> Any:
     if layer.class_name == "LeakyReLU" and loaded.keras_version == 2:
         options["alpha"] = options.pop("negative_slope")
     if layer.class_name == "Normalization":
-        options = _normalization(options)
+        options = _normalization(options, loaded.weights[layer.name])
     if layer.class_name == "Rescaling":
         options = {name: _plain(value) for name, value in options.items()}
     if layer.class_name.startswith(("Depthwise", "Separable")):
@@ -91,12 +91,17 @@ def _layer(keras: Any, loaded: LoadedModel, layer: Layer) -> Any:
     return getattr(keras.layers, layer.class_name)(**options)
 
 
-def _normalization(options: dict[str, Any]) -> dict[str, Any]:
+def _normalization(options: dict[str, Any], weights: tuple[np.ndarray, ...]) -> dict[str, Any]:
+    """Statistics learnt from data become constants: set_weights() would leave them unused."""
     axis = options.get("axis", (-1,))
-    made: dict[str, Any] = {"axis": None if not axis else axis[0]}
-    if options.get("mean") is not None:
-        made |= {"mean": _plain(options["mean"]), "variance": _plain(options["variance"])}
-    return made
+    mean, variance = options.get("mean"), options.get("variance")
+    if mean is None:
+        mean, variance = (tuple(array.reshape(-1).tolist()) for array in weights[:2])
+    assert mean is not None
+    assert variance is not None
+    return {
+        "axis": None if not axis else axis[0], "mean": _plain(mean), "variance": _plain(variance),
+    }  # fmt: skip
 
 
 def _plain(values: tuple[float, ...]) -> float | list[float]:

@@ -22,6 +22,9 @@ _STEPS = (60, 200)
 _WORK_MACS = 1e11
 """Optimisation steps are as many as fit this much work (forward and backward), within _STEPS."""
 
+_OPTIMISED_SAMPLES = 64
+"""Samples optimised together, at most; more cost seconds and measured no better."""
+
 _LEARNING_RATE = 0.3
 """In units of the inputs' starting spread. Large on purpose: it lets single values travel far,
 so that one feature of large scale among many small ones (an MFCC's energy) is found."""
@@ -41,14 +44,15 @@ def synthetic_inputs(
 ) -> tuple[np.ndarray, str]:
     """Inputs for calibration without data, and a warning that says where their range is from.
 
-    Returns float32 (count, *input shape) in the user's raw units. Their range is `input_range`,
-    else what the input's rescaling or a leading normalisation tells, else what the network's
-    batch-norms imply; within it they are optimised until the pre-norm means and variances of
-    the full graph come out as stored, where it has such norms. Same seed, same inputs.
+    Returns at most `count` float32 samples, (samples, *input shape), in raw units. Their range
+    is `input_range`, else what the input's rescaling or a leading normalisation tells, else what
+    the network's batch-norms imply; within it they are optimised until the pre-norm means and
+    variances of the full graph come out as stored, where it has such norms. Same seed, same inputs.
     """
     generator = np.random.default_rng(seed)
     bounds, origin = _known_range(graph, input_range)
     targets = _norm_targets(graph)
+    count = min(count, _OPTIMISED_SAMPLES) if targets else count
     shape = (count, *graph.input.shape)
     if targets:
         x = _reproduce_norms(graph, targets, shape, generator, bounds)
@@ -71,21 +75,27 @@ def _known_range(graph: ir.Graph, given: Range | None) -> tuple[Range | None, st
     """The input's raw range where something states it, and what states it."""
     if given is not None:
         return (float(given[0]), float(given[1])), "from --input-range"
-    if graph.input.rescale != 1.0 or graph.input.offset != 0.0:
-        return _rescaled_range(graph.input), "from the rescaling at the input"
+    bounds = _usual_range(graph.input)
+    if bounds is not None:
+        return bounds, "from the rescaling at the input"
     norm = _leading_normalisation(graph)
     if norm is not None:
-        reach = 4 * np.sqrt(norm.variance.astype(np.float64) + norm.epsilon)
-        bounds = (float((norm.mean - reach).min()), float((norm.mean + reach).max()))
+        mean, deviation = _input_statistics(norm)
+        bounds = float((mean - 4 * deviation).min()), float((mean + 4 * deviation).max())
         return bounds, "4 standard deviations of the normalisation at the input"
-    return None, ""
+    if _norm_targets(graph) or (graph.input.rescale, graph.input.offset) == (1.0, 0.0):
+        return None, ""
+    low, high = sorted((end - graph.input.offset) / graph.input.rescale for end in (-4.0, 4.0))
+    return (low, high), "4 standard deviations of the normalisation at the input"
 
 
-def _rescaled_range(source: ir.Input) -> Range:
-    """Raw range of a rescaled input: usual raw ranges that land on 0 … 1 or ±1, else ±1's own.
+def _usual_range(source: ir.Input) -> Range | None:
+    """The usual raw range that the input's rescaling brings to 0 … 1 or ±1, if one does.
 
     So Rescaling(1/255) and Rescaling(1/127.5, -1) both read 0 … 255.
     """
+    if (source.rescale, source.offset) == (1.0, 0.0):
+        return None
 
     def scaled(bounds: Range) -> list[float]:
         return sorted(end * source.rescale + source.offset for end in bounds)
@@ -93,8 +103,7 @@ def _rescaled_range(source: ir.Input) -> Range:
     for bounds in ((0.0, 255.0), (0.0, 1.0), (0.0, 65535.0), (-32768.0, 32767.0), (-128.0, 127.0)):
         if any(np.allclose(scaled(bounds), wanted, atol=0.01) for wanted in ((0, 1), (-1, 1))):
             return bounds
-    low, high = sorted((end - source.offset) / source.rescale for end in (-1.0, 1.0))
-    return low, high
+    return None
 
 
 def _leading_normalisation(graph: ir.Graph) -> ir.BatchNorm | None:
@@ -109,6 +118,15 @@ def _leading_normalisation(graph: ir.Graph) -> ir.BatchNorm | None:
             ones = op.kernel.shape[:2] == (1, 1) and op.multiplier == 1 and np.all(op.kernel == 1)
             return norm if ones else None
     return None
+
+
+def _input_statistics(norm: ir.BatchNorm) -> tuple[np.ndarray, np.ndarray]:
+    """float32 mean and deviation of what a norm reads; a plain scale and shift standardises it."""
+    if has_statistics(norm):
+        deviation = np.sqrt(norm.variance + max(norm.epsilon, 1e-12))
+        return norm.mean, deviation.astype(np.float32)
+    gamma = np.where(norm.gamma == 0, 1, norm.gamma)
+    return -norm.beta / gamma, 1 / np.abs(gamma)
 
 
 def _widened(x: np.ndarray) -> Range:
@@ -146,21 +164,24 @@ class _Statistics:
     epsilon: float
 
 
-def _learned(op: ir.LinearOp) -> bool:
-    """Whether the op's norm holds statistics: a free scale and shift, or an untrained one, not."""
-    norm = op.norm
-    return norm is not None and not (np.all(norm.mean == 0) and np.all(norm.variance == 1))
+def has_statistics(norm: ir.BatchNorm | None) -> bool:
+    """Whether it is a batch-norm, not a constant or free scale and shift in the same form."""
+    return norm is not None and not (norm.epsilon == 0 and _is_untrained(norm))
+
+
+def _is_untrained(norm: ir.BatchNorm) -> bool:
+    return bool(np.all(norm.mean == 0) and np.all(norm.variance == 1))
 
 
 def _norm_targets(graph: ir.Graph) -> dict[str, _Statistics]:
-    """The statistics each learned norm stores, by op name, in network order.
+    """The statistics each trained norm stores, by op name, in network order.
 
     Norms that lowering turned into a depthwise of ones store their input's: the same thing.
     """
     return {
         op.name: _statistics(op.norm)
         for op in graph.linear_ops
-        if op.norm is not None and _learned(op)
+        if op.norm is not None and not _is_untrained(op.norm)
     }
 
 
@@ -230,7 +251,7 @@ def _starting_scale(
     """float32 centre and spread that bring noise near the first norm's statistics."""
     norm = _leading_normalisation(graph)
     if norm is not None:
-        return norm.mean, np.sqrt(norm.variance + max(norm.epsilon, 1e-12)).astype(np.float32)
+        return _input_statistics(norm)
     if bounds is not None:
         low, high = bounds
         return np.float32((low + high) / 2), np.float32((high - low) / 4)
@@ -303,7 +324,7 @@ def _least_error(counts: np.ndarray, extremes: Range) -> Range:
 
 
 def recalibrate_norms(graph: ir.Graph, x: np.ndarray) -> ir.Graph:
-    """`graph` with every learned norm's mean and variance measured on raw inputs `x`.
+    """`graph` with every batch-norm's mean and variance measured on raw inputs `x`.
 
     In network order: each is measured with those before it already replaced, as a training-mode
     pass would see it (slimmable networks' post-statistics: Yu & Huang, ICCV 2019, section 3.3).
@@ -317,7 +338,7 @@ def recalibrate_norms(graph: ir.Graph, x: np.ndarray) -> ir.Graph:
     ops: list[ir.Op] = []
     for number, op in enumerate(graph.ops):
         inputs = [values[name] for name in op.inputs] or [tf.constant(x)]
-        if isinstance(op, ir.LinearOp) and _learned(op):
+        if isinstance(op, ir.LinearOp) and has_statistics(op.norm):
             op = _measured(op, linear(op, inputs[0]))
         values[op.name] = apply(op, inputs)
         for name in op.inputs:

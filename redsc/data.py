@@ -358,7 +358,7 @@ def _batched(
 
 def _complete(splits: _Splits, network: _Network, seed: int, batch_size: int) -> Data:
     """Cut validation out of training data if need be, and check what only whole splits show."""
-    train, validation, warnings = splits.train, splits.validation, list(splits.warnings)
+    train, validation = splits.train, splits.validation
     if validation is None:
         train, validation = _cut_validation(train, seed)
     if len(train) < batch_size:
@@ -367,11 +367,7 @@ def _complete(splits: _Splits, network: _Network, seed: int, batch_size: int) ->
         )
     if splits.task == "classification" and len(np.unique(train.y)) < 2:
         raise network.error(f"all training labels are {train.y[0]}: one class cannot be learned")
-    if splits.test is None:
-        warnings.append(
-            f"accuracy is unmeasured: data {network.source} has no test split (x_test, y_test)"
-        )
-    return Data(splits.task, train, validation, splits.test, tuple(warnings))
+    return Data(splits.task, train, validation, splits.test, splits.warnings)
 
 
 def _cut_validation(train: Split, seed: int) -> tuple[Split, Split]:

@@ -1,0 +1,227 @@
+"""The trainable form of a level: shared kernels, its own norms, optional int8 rounding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from redsc import calibrate, groups, ir, loss
+from redsc.data import Task
+from redsc.groups import Widths
+from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
+
+_SMALLEST_SCALE = 1e-3
+"""Floor of |gamma| in training, as a share of the layer's largest at the start: channels whose
+gamma vanishes at one level would blow up their bias in units of the weights' scale."""
+
+_WEIGHT_MAX = 127
+
+_UNROUNDED = (
+    ir.Softmax, ir.Logistic, ir.Tanh,  # TFLite prescribes their output, finer than training needs
+    ir.MaxPool2D, ir.AveragePool2D, ir.Reshape, ir.Pad, ir.Concatenate,  # inherit their inputs'
+)  # fmt: skip
+
+
+class SharedKernels:
+    """One variable per linear op, as wide as the widest level."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        tf = tensorflow()
+        self.grouping = groups.find_groups(graph)
+        self.by_name = {op.name: tf.Variable(op.kernel, name=op.name) for op in graph.linear_ops}
+
+    @property
+    def variables(self) -> list[Any]:
+        return list(self.by_name.values())
+
+    def read(self, op: ir.LinearOp, quantized: bool) -> Tensor:
+        """The whole kernel, rounded as the int8 store holds it: per output channel, full width.
+
+        The gradient passes the rounding unchanged (straight-through).
+        """
+        tf, kernel = tensorflow(), self.by_name[op.name]
+        if not quantized:
+            return tf.convert_to_tensor(kernel)
+        # A depthwise kernel's output channels are its last two axes, others' the last one.
+        reduced = (0, 1) if isinstance(op, ir.DepthwiseConv2D) else range(len(kernel.shape) - 1)
+        largest = tf.reduce_max(tf.abs(kernel), axis=list(reduced), keepdims=True)
+        scale = tf.maximum(largest, np.finfo(np.float32).tiny) / _WEIGHT_MAX
+        return kernel + tf.stop_gradient(tf.round(kernel / scale) * scale - kernel)
+
+
+class LevelNetwork:
+    """A level over shared kernels. `graph` is narrow; its parameters start the variables.
+
+    Batch-norm statistics are not moving averages: training steps use the batch's, and `measure`
+    stores exact ones of given samples before a level is evaluated or exported.
+    """
+
+    def __init__(self, kernels: SharedKernels, graph: ir.Graph, widths: Widths) -> None:
+        tf = tensorflow()
+        self.kernels, self.graph = kernels, graph
+        units = groups.prefixes({name: widths[name] for name in kernels.grouping.groups})
+        self._index = {
+            name: groups.channel_indices(axis, units)
+            for name, axis in kernels.grouping.axes.items()
+        }
+        self._has_statistics = {
+            op.name: calibrate.has_statistics(op.norm) for op in graph.linear_ops
+        }
+        norms = {op.name: _starting_norm(op) for op in graph.linear_ops}
+        self._epsilon = {name: norm.epsilon for name, norm in norms.items()}
+        self.gamma = {name: tf.Variable(norm.gamma) for name, norm in norms.items()}
+        self.beta = {name: tf.Variable(norm.beta) for name, norm in norms.items()}
+        self.mean = {n: tf.Variable(norm.mean, trainable=False) for n, norm in norms.items()}
+        self.variance = {
+            n: tf.Variable(norm.variance, trainable=False) for n, norm in norms.items()
+        }
+        self.ranges = {op.name: tf.Variable([0.0, 0.0], trainable=False) for op in graph.ops}
+        self._sign = {n: np.where(norm.gamma < 0, -1.0, 1.0) for n, norm in norms.items()}
+        self._floor = {
+            n: _SMALLEST_SCALE * max(float(np.abs(norm.gamma).max()), 1e-6)
+            for n, norm in norms.items()
+        }
+        self._measure = tf.function(self._measure_once, autograph=False)
+        self._evaluate = tf.function(self._evaluate_once, autograph=False, reduce_retracing=True)
+
+    @property
+    def trainable(self) -> list[Any]:
+        return [*self.gamma.values(), *self.beta.values()]
+
+    def keep_scales_positive(self) -> None:
+        """Every gamma stays on its starting side of zero, the same at all levels, off zero."""
+        tf = tensorflow()
+        for name, gamma in self.gamma.items():
+            sign = self._sign[name].astype(np.float32)
+            gamma.assign(sign * tf.maximum(sign * gamma, self._floor[name]))
+
+    def forward(
+        self,
+        x: Tensor,
+        training: bool,
+        quantized: bool,
+        statistics: dict[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> dict[str, Tensor]:
+        """Every tensor for raw inputs `x`; in training norms use, and report, batch moments."""
+
+        def run_linear(op: ir.LinearOp, value: Tensor) -> Tensor:
+            product = linear(op, value, self._kernel(op, quantized))
+            if training and self._has_statistics[op.name]:
+                product = self._batch_norm(op, product, statistics)
+            else:
+                product = self._stored_norm(op, product)
+            return activate(op.activation, product)
+
+        values: dict[str, Tensor] = {}
+        for op in self.graph.ops:
+            inputs = [values[name] for name in op.inputs] or [x]
+            value = apply(op, inputs, run_linear)
+            rounded = quantized and not isinstance(op, _UNROUNDED)
+            values[op.name] = self._round(op.name, value) if rounded else value
+        return values
+
+    def _kernel(self, op: ir.LinearOp, quantized: bool) -> Tensor:
+        kernel = self.kernels.read(op, quantized)
+        inputs, outputs = self._index[op.inputs[0]], self._index[op.name]
+        kernel = _leading(kernel, -2, inputs)
+        return kernel if isinstance(op, ir.DepthwiseConv2D) else _leading(kernel, -1, outputs)
+
+    def _batch_norm(
+        self,
+        op: ir.LinearOp,
+        product: Tensor,
+        statistics: dict[str, tuple[Tensor, Tensor]] | None,
+    ) -> Tensor:
+        tf = tensorflow()
+        mean, variance = tf.nn.moments(product, list(range(len(product.shape) - 1)))
+        if statistics is not None:
+            statistics[op.name] = (mean, variance)
+        return self._normalise(op, product, mean, variance)
+
+    def _stored_norm(self, op: ir.LinearOp, product: Tensor) -> Tensor:
+        return self._normalise(op, product, self.mean[op.name], self.variance[op.name])
+
+    def _normalise(
+        self, op: ir.LinearOp, product: Tensor, mean: Tensor, variance: Tensor
+    ) -> Tensor:
+        tf = tensorflow()
+        epsilon = max(self._epsilon[op.name], 1e-12)
+        scale = self.gamma[op.name] * tf.math.rsqrt(variance + epsilon)
+        return product * scale + (self.beta[op.name] - mean * scale)
+
+    def _round(self, name: str, value: Tensor) -> Tensor:
+        low, high = tensorflow().unstack(self.ranges[name])
+        return tensorflow().quantization.fake_quant_with_min_max_vars(value, low, high)
+
+    def measure(self, x: Tensor) -> None:
+        """Stores norm statistics and tensor ranges of raw inputs `x`, in float, as one batch."""
+        self._measure(x)
+
+    def _measure_once(self, x: Tensor) -> None:
+        tf = tensorflow()
+        statistics: dict[str, tuple[Tensor, Tensor]] = {}
+        values = self.forward(x, training=True, quantized=False, statistics=statistics)
+        for name, (mean, variance) in statistics.items():
+            self.mean[name].assign(mean)
+            self.variance[name].assign(variance)
+        for name, value in values.items():
+            low, high = tf.minimum(tf.reduce_min(value), 0), tf.maximum(tf.reduce_max(value), 0)
+            self.ranges[name].assign(tf.stack([low, tf.maximum(high, low + 1e-6)]))
+
+    def evaluate(
+        self, x: np.ndarray, y: np.ndarray, task: Task, quantized: bool
+    ) -> tuple[np.ndarray, float]:
+        """Outputs for raw inputs `x`, and the sum of their losses; stored statistics."""
+        outputs, total = self._evaluate(x, y, task, quantized)
+        return outputs.numpy(), float(total)
+
+    def _evaluate_once(
+        self, x: Tensor, y: Tensor, task: Task, quantized: bool
+    ) -> tuple[Tensor, Tensor]:
+        values = self.forward(x, training=False, quantized=quantized)
+        total = tensorflow().reduce_sum(loss.per_sample(self.graph, values, y, task))
+        return values[self.graph.output], total
+
+    def to_graph(self) -> ir.Graph:
+        """The level as it is now; kernels are float32 slices of the shared ones."""
+
+        def current(op: ir.Op) -> ir.Op:
+            if not isinstance(op, ir.LinearOp):
+                return op
+            kernel = groups.select_kernel(
+                op,
+                self.kernels.by_name[op.name].numpy(),
+                self._index[op.inputs[0]],
+                self._index[op.name],
+            )
+            norm = ir.BatchNorm(
+                gamma=ir.read_only(self.gamma[op.name].numpy()),
+                beta=ir.read_only(self.beta[op.name].numpy()),
+                mean=ir.read_only(self.mean[op.name].numpy()),
+                variance=ir.read_only(self.variance[op.name].numpy()),
+                epsilon=self._epsilon[op.name],
+            )
+            return replace(op, kernel=ir.read_only(kernel), bias=None, norm=norm)
+
+        return self.graph.with_ops(current(op) for op in self.graph.ops)
+
+
+def _starting_norm(op: ir.LinearOp) -> ir.BatchNorm:
+    """The norm of kernel · x alone: the bias goes into the mean, or is a free norm's beta."""
+    zeros, ones = np.zeros(op.out_channels, np.float32), np.ones(op.out_channels, np.float32)
+    bias = zeros if op.bias is None else op.bias
+    if op.norm is None:
+        return ir.BatchNorm(ones, bias, zeros, ones, epsilon=0.0)
+    return replace(op.norm, mean=op.norm.mean - bias)
+
+
+def _leading(kernel: Tensor, axis: int, index: np.ndarray) -> Tensor:
+    """`kernel` at `index` along `axis`, by a plain slice where it is a prefix."""
+    count = kernel.shape[axis]
+    if len(index) == count:
+        return kernel
+    if np.array_equal(index, np.arange(len(index))):
+        return kernel[..., : len(index), :] if axis == -2 else kernel[..., : len(index)]
+    return tensorflow().gather(kernel, index, axis=len(kernel.shape) + axis)

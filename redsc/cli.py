@@ -190,7 +190,7 @@ def verify(directory: Path, as_json: bool) -> None:
     with Progress() as progress:
         verdicts = verify.verify_build(directory, progress)
     if as_json:
-        _print_json({"levels": verdicts})
+        _print_json(verdicts)
     else:
         verify.print_verdicts(verdicts)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,80 +67,101 @@ def read(directory: Path) -> dict[str, Any]:
     return dict(report)
 
 
-COLUMNS = (
-    "level", "widths", "MACs", "% MACs", "float", "int8", "SQNR dB", "agree", "flash B", "arena B",
-    "instructions", "switch", "bit-exact",
-)  # fmt: skip
-
-
 def rows(report: Json) -> list[tuple[str, ...]]:
-    """Cells of the level table, one row per level, in the order of COLUMNS."""
-    return [_row(level, report["flash"]["total_bytes"]) for level in report["levels"]]
+    """The level table, a row per quantity: its name, then one cell per level."""
+    levels = report["levels"]
 
+    def row(name: str, cell: Callable[[Json], str]) -> tuple[str, ...]:
+        return (name, *(cell(level) for level in levels))
 
-def _row(level: Json, flash_bytes: int | None) -> tuple[str, ...]:
-    counted = level["emulator"]
-    return (
-        str(level["level"]),
-        " ".join(str(width) for width in level["widths"].values()),
-        _number(level["macs"]),
-        f"{level['macs_percent']:.1f}",
-        _measure(level["accuracy_float"]),
-        _measure(level["accuracy_int8"]),
-        f"{level['fidelity']['sqnr_db']:.1f}",
-        _measure(level["fidelity"]["argmax_agreement"]),
-        _number(flash_bytes),
-        _number(level["arena_bytes"]),
-        _number(counted["instructions"]),
-        _number(counted["switch_instructions"]),
-        _verdict(level["verified"]),
-    )
+    def emulated(key: str) -> Callable[[Json], str]:
+        return lambda level: _number(level["emulator"][key])
+
+    table = [
+        row("MACs", lambda level: _number(level["macs"])),
+        row("MACs of full", lambda level: f"{level['macs_percent']:.1f} %"),
+    ]
+    for quality, show in (("accuracy", _share), ("mean_squared_error", _figures)):
+        for kind in ("float", "int8"):
+            if any(level.get(f"{quality}_{kind}") is not None for level in levels):
+                name = f"{quality.replace('_', ' ')}, {kind}"
+                key = f"{quality}_{kind}"
+                table.append(row(name, lambda level, key=key, show=show: show(level.get(key))))
+    return [
+        *table,
+        row("int8 to float, SQNR dB", lambda level: _figures(level["fidelity"]["sqnr_db"])),
+        row("same argmax", lambda level: _share(level["fidelity"]["argmax_agreement"])),
+        row("flash, all levels, B", lambda _: _number(report["flash"]["total_bytes"])),
+        row("RAM arena, B", lambda level: _number(level["arena_bytes"])),
+        row("instructions", emulated("instructions")),
+        row("instructions per switch", emulated("switch_instructions")),
+        row("bit-exact", lambda level: _verdict(level["verified"])),
+        *(
+            row(f"width {group}", lambda level, group=group: str(level["widths"][group]))
+            for group in levels[-1]["widths"]
+            if group not in report["fixed_groups"]
+        ),
+    ]
 
 
 def _number(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
-def _measure(value: float | None) -> str:
-    """A share as percent; reconstruction errors are above 1 or marked by their own key."""
+def _figures(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f} %"
 
 
 def _verdict(verified: Json) -> str:
-    values = list(verified.values())
-    if False in values:
+    if False in verified.values():
         return "NO"
     done = [name for name, value in verified.items() if value]
-    return "yes" if len(done) == len(values) else f"yes ({', '.join(done)})" if done else "–"
+    return "yes" if len(done) == len(verified) else "+".join(done) or "–"
+
+
+def console_for(columns: int) -> Any:
+    """A console for stdout, wide enough for a table of that many columns when it is piped."""
+    from rich.console import Console
+
+    piped_width = 40 + 16 * columns
+    return Console(highlight=False, width=None if sys.stdout.isatty() else piped_width)
 
 
 def print_tables(report: Json) -> None:
     """The whole report for a person, to stdout."""
-    from rich.console import Console
+    from rich import box
     from rich.table import Table
 
-    console = Console(highlight=False)
     model, flash, search = report["model"], report["flash"], report["search"]
+    console = console_for(len(report["levels"]))
     table = Table(
         title=f"{Path(model['path']).name}: {_number(model['parameters'])} parameters, "
         f"{_number(model['macs'])} MACs",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "widths" else "right")
+    table.add_column("level")
+    for level in report["levels"]:
+        table.add_column(str(level["level"]), justify="right", no_wrap=True)
     for row in rows(report):
         table.add_row(*row)
     console.print(table)
-    console.print(
-        f"flash  weights {_number(flash['weights_bytes'])} B + tables "
+    proof = "proven optimal" if search["proven_optimal"] else f"gap {search['gap']:.2%}"
+    lines = (
+        f"flash   weights {_number(flash['weights_bytes'])} B + tables "
         f"{_number(flash['tables_bytes'])} B + code {_number(flash['code_bytes'])} B "
-        f"= {_number(flash['total_bytes'])} B, one copy for all levels"
+        f"= {_number(flash['total_bytes'])} B, one copy for all levels",
+        f"search  {search['solver']}, {search['seconds']:.1f} s, {proof}",
+        f"input   {report['input']['formula']}",
     )
-    proof = "proven optimal" if search["proven_optimal"] else f"gap {search['gap']}"
-    console.print(f"search {search['solver']}, {search['seconds']:.1f} s, {proof}")
-    console.print(f"input  {report['input']['description']}")
+    for line in lines:
+        console.print(line, markup=False)
     for warning in report["warnings"]:
-        console.print("warning", warning, style="yellow", markup=False)
+        console.print(f"warning {warning}", style="yellow", markup=False)
 
 
 def summary_csv(report: Json) -> str:

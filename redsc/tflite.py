@@ -5,6 +5,9 @@ Serialised with the schema that ships with TensorFlow. The bytes depend on nothi
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -247,3 +250,57 @@ class _Writer:
 
     def _fused(self, activation: ir.Activation) -> int:
         return int(getattr(self.schema.ActivationFunctionType, activation.name))
+
+
+@dataclass(frozen=True)
+class StepInterface:
+    """An op as seen from outside: its name (and its output tensor's), bytes at every level."""
+
+    name: str
+    output_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What the levels of one build share, read from their .tflite files."""
+
+    input_shape: ir.Shape
+    output_shape: ir.Shape
+    steps: tuple[StepInterface, ...]
+    level_count: int
+
+    @property
+    def input_bytes(self) -> int:
+        return math.prod(self.input_shape)
+
+    @property
+    def output_bytes(self) -> int:
+        return math.prod(self.output_shape)
+
+
+def interface(tflites: Sequence[bytes]) -> Interface:
+    """The interface of files that `write` made, smallest level first. Reshapes are no steps."""
+    models = [_read(data) for data in tflites]
+    graphs = [model.subgraphs[0] for model in models]
+    reshape = _schema().BuiltinOperator.RESHAPE
+    steps = []
+    for number, operator in enumerate(graphs[0].operators):
+        if models[0].operatorCodes[operator.opcodeIndex].builtinCode == reshape:
+            continue
+        outputs = [graph.tensors[graph.operators[number].outputs[0]] for graph in graphs]
+        sizes = tuple(int(np.prod(tensor.shape)) for tensor in outputs)
+        steps.append(StepInterface(outputs[0].name.decode(), sizes))
+    ends = [graphs[0].tensors[index[0]] for index in (graphs[0].inputs, graphs[0].outputs)]
+    shapes = [tuple(int(size) for size in tensor.shape[1:]) for tensor in ends]
+    return Interface(shapes[0], shapes[1], tuple(steps), len(graphs))
+
+
+def tensor_indices(data: bytes) -> dict[str, int]:
+    """Index in the file of every tensor, by name."""
+    tensors = _read(data).subgraphs[0].tensors
+    return {tensor.name.decode(): index for index, tensor in enumerate(tensors)}
+
+
+def _read(data: bytes) -> Any:
+    schema = _schema()
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))

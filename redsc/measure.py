@@ -1,0 +1,189 @@
+"""What a report says of a compile: costs, accuracy, fidelity, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from redsc import (
+    cost,
+    data,
+    finetune,
+    importer,
+    ir,
+    oracle,
+    quantize,
+    report,
+    runner,
+    tf_network,
+    tflite,
+    toolchain,
+    verify,
+)
+from redsc.config import CompileOptions
+from redsc.memory import ArenaPlan
+from redsc.plan import Plan
+from redsc.quantized import QuantizedLevel, QuantizedNetwork
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Inputs in raw units, (samples, *input shape) float32, and where they are from."""
+
+    x: np.ndarray
+    description: str
+    synthetic: bool
+
+
+def code_bytes(staging: Path, workspace: Path, device_plan: Plan) -> int | None:
+    """Flash of the user's sketch on the emulated board, without weights and tables."""
+    if any(toolchain.find(tool) is None for tool in verify.EMULATOR_TOOLS):
+        return None
+    firmware = toolchain.build(staging, "emulator", workspace)
+    return firmware.flash_bytes - device_plan.weights_bytes - device_plan.tables_bytes
+
+
+def level_costs(
+    network: QuantizedNetwork, full: ir.Graph, arenas: Sequence[ArenaPlan]
+) -> list[dict[str, Any]]:
+    """What is known of each level before anything runs: the report's first keys."""
+    full_macs = cost.macs(full)
+    return [
+        {
+            "level": number,
+            "budget_percent": level.percent,
+            "macs": cost.macs(level.graph),
+            "macs_percent": round(100 * cost.macs(level.graph) / full_macs, 3),
+            "widths": dict(level.widths),
+            "parameters": cost.parameters(level.graph),
+            "peak_activation_bytes": cost.peak_activation_bytes(level.graph),
+            "arena_bytes": arena.size_bytes,
+        }
+        for number, (level, arena) in enumerate(zip(network.levels, arenas, strict=True))
+    ]
+
+
+def quality(
+    network: QuantizedNetwork,
+    tflites: Sequence[bytes],
+    ladder: verify.Ladder,
+    dataset: data.Data | None,
+    samples: Samples,
+) -> list[dict[str, Any]]:
+    """Accuracy on the test split and fidelity to the level's own float network, per level.
+
+    int8 outputs come from the host's proven kernels, else from the interpreter; without either
+    they are not measured.
+    """
+    x, y, task = samples.x, None, None
+    if dataset is not None and dataset.test is not None:
+        x, y, task = dataset.test.x, dataset.test.y, dataset.task
+    int8 = _int8_outputs(tflites, ladder, quantize.quantize_input(network, x))
+    result = []
+    for number, level in enumerate(network.levels):
+        real = tf_network.predict(level.graph, x)
+        measured: dict[str, Any] = {"accuracy_float": None, "accuracy_int8": None}
+        nothing = {"sqnr_db": None, "argmax_agreement": None}
+        measured["fidelity"] = nothing
+        back = None
+        if int8 is not None:
+            params = level.tensors[level.graph.output]
+            back = quantize.dequantize_array(int8[number].reshape(real.shape), params)
+            measured["fidelity"] = report.fidelity(real, back)
+        if y is not None and task is not None:
+            measured.update(_score(real, back, y, task))
+        result.append(measured)
+    return result
+
+
+def _score(
+    real: np.ndarray, int8: np.ndarray | None, y: np.ndarray, task: data.Task
+) -> dict[str, float | None]:
+    """Accuracy of a classifier; mean squared error, under its own key, of anything else."""
+    name = "accuracy" if task == "classification" else "mean_squared_error"
+    return {
+        f"{name}_float": finetune.score(real, y, task),
+        f"{name}_int8": None if int8 is None else finetune.score(int8, y, task),
+    }
+
+
+def _int8_outputs(
+    tflites: Sequence[bytes], ladder: verify.Ladder, inputs: np.ndarray
+) -> list[np.ndarray] | None:
+    if ladder.host_program is not None:
+        runs = runner.run_host(ladder.host_program, tflite.interface(tflites), inputs)
+        return [run.outputs for run in runs]
+    if oracle.available():
+        return [oracle.run(data, inputs)[0] for data in tflites]
+    return None
+
+
+def model_facts(
+    options: CompileOptions, model: importer.LoadedModel, graph: ir.Graph, faithful: float
+) -> dict[str, Any]:
+    return {
+        "path": str(options.model),
+        "sha256": model.sha256,
+        "format": model.format,
+        "parameters": model.parameters,
+        "macs": cost.macs(graph),
+        "import_error": faithful,
+    }
+
+
+def input_facts(network: QuantizedNetwork, samples: Samples) -> dict[str, Any]:
+    """How the application makes int8 of its raw values, and what was assumed of them."""
+    source = network.graph.input
+    params = network.levels[0].tensors[source.name]
+    step = params.scale / source.rescale
+    zero = params.zero_point + source.offset / params.scale
+    return {
+        "shape": list(source.shape),
+        "description": samples.description,
+        "synthetic": samples.synthetic,
+        "low": float(samples.x.min()),
+        "high": float(samples.x.max()),
+        "scale": params.scale,
+        "zero_point": params.zero_point,
+        "rescale": source.rescale,
+        "offset": source.offset,
+        "formula": f"int8 = round(raw / {step:.8g} + {zero:.8g}), clipped to -128 … 127",
+    }
+
+
+def verdict_facts(verdict: verify.Verdict) -> dict[str, Any]:
+    return {
+        "verified": {
+            "tflm": verdict.tflm, "host": verdict.host, "emulator": verdict.emulator,
+        },
+        "emulator": {
+            "instructions": verdict.instructions,
+            "switch_instructions": verdict.switch_instructions,
+        },
+    }  # fmt: skip
+
+
+def layers_csv(network: QuantizedNetwork) -> str:
+    """One row per op and level."""
+    header = ("level", "layer", "kind", "output_shape", "macs", "weights_bytes", "scale",
+              "zero_point")  # fmt: skip
+    table: list[tuple[Any, ...]] = []
+    for number, level in enumerate(network.levels):
+        table += _layer_rows(number, level)
+    return report.csv_text(header, table)
+
+
+def _layer_rows(number: int, level: QuantizedLevel) -> list[tuple[Any, ...]]:
+    shapes, macs = ir.shapes(level.graph), cost.op_macs(level.graph)
+    rows: list[tuple[Any, ...]] = []
+    for op in level.graph.ops:
+        params = level.tensors[op.name]
+        shape = "x".join(str(size) for size in shapes[op.name])
+        weights = op.kernel.size if isinstance(op, ir.LinearOp) else 0
+        rows.append((number, op.name, type(op).__name__, shape, macs.get(op.name, 0), weights,
+                     params.scale, params.zero_point))  # fmt: skip
+    return rows

@@ -1,0 +1,244 @@
+"""The compiler as one function: read `compile_model` from top to bottom.
+
+Everything happens before the output directory is touched; the transaction at the end puts the
+finished, verified project in place or leaves what was there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import redsc
+from redsc import (
+    calibrate,
+    data,
+    groups,
+    importance,
+    importer,
+    ir,
+    kernels,
+    measure,
+    memory,
+    nesting,
+    output,
+    passes,
+    plan,
+    project,
+    quantize,
+    report,
+    tf_network,
+    tflite,
+    verify,
+)
+from redsc.config import CompileOptions
+from redsc.errors import ToolchainError, UsageError, VerificationError
+from redsc.measure import Samples
+from redsc.progress import Progress
+from redsc.quantize import FloatLevel
+from redsc.quantized import QuantizedNetwork
+
+CALIBRATION_SAMPLES = 256
+IMPORTANCE_SAMPLES = 256
+FAITHFUL_SAMPLES = 16
+FAITHFUL_LIMIT = 1e-4
+"""Largest difference, relative to the largest output, between Keras and the imported network."""
+
+
+def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]:
+    """A Keras file in, a verified firmware project in `options.output` out; returns the report."""
+    progress.stage("import the model")
+    model = importer.load(options.model)
+    graph = passes.lower(model.graph)
+    grouping = groups.find_groups(graph)
+    warnings = list(model.warnings)
+
+    progress.stage("gather inputs")
+    dataset = _load_data(options, graph, warnings)
+    samples = _samples(options, graph, dataset)
+    if samples.synthetic:
+        warnings.append(samples.description)
+    faithful = _check_faithful(model, graph, samples)
+
+    progress.stage("rank units")
+    scores = _importance(graph, dataset, options.seed)
+    graph, scores = importance.reorder(graph, grouping, scores)
+
+    progress.stage("search widths")
+    found = nesting.find_levels(graph, grouping, scores, _search_options(options))
+    warnings += found.warnings
+
+    progress.stage("train levels" if dataset else "calibrate levels")
+    level_graphs = _level_graphs(options, graph, grouping, found, dataset, samples, progress)
+
+    progress.stage("quantise")
+    network = _quantize(level_graphs, found, samples)
+    tflites = [tflite.write(level) for level in network.levels]
+
+    progress.stage("plan memory")
+    arenas = memory.plan_levels(level_graphs, kernels.scratch_bytes)
+    device_plan = plan.build_plan(network, arenas)
+
+    levels = measure.level_costs(network, graph, arenas)
+    with (
+        output.transaction(options.output) as staging,
+        tempfile.TemporaryDirectory(prefix="redsc_") as workspace,
+    ):
+        progress.stage("write the project")
+        project.write(staging, network.graph, device_plan, levels, tflites, options.model.name)
+        inputs = _verification_inputs(network, samples, options.seed)
+        project.write_inputs(staging, inputs)
+        ladder = verify.Ladder(tuple(verify.Verdict() for _ in levels))
+        code_bytes = None
+        if options.verify:
+            ladder = verify.climb(staging, Path(workspace), tflites, inputs, progress)
+            code_bytes = measure.code_bytes(staging, Path(workspace), device_plan)
+        progress.stage("measure accuracy")
+        quality = measure.quality(network, tflites, ladder, dataset, samples)
+
+        warnings += ladder.warnings
+        if options.strict and warnings:
+            kind = ToolchainError if ladder.warnings else UsageError
+            raise kind("with --strict a warning is an error:\n" + "\n".join(warnings))
+        progress.stage("write the report")
+        result = {
+            "schema_version": report.SCHEMA_VERSION,
+            "redsc_version": redsc.__version__,
+            "model": measure.model_facts(options, model, graph, faithful),
+            "input": measure.input_facts(network, samples),
+            "levels": [
+                {**level, **measured, **measure.verdict_facts(verdict)}
+                for level, measured, verdict in zip(levels, quality, ladder.verdicts, strict=True)
+            ],
+            "fixed_groups": [group.name for group in grouping.groups.values() if group.fixed],
+            "flash": {
+                "weights_bytes": device_plan.weights_bytes,
+                "tables_bytes": device_plan.tables_bytes,
+                "code_bytes": code_bytes,
+                "total_bytes": None
+                if code_bytes is None
+                else device_plan.weights_bytes + device_plan.tables_bytes + code_bytes,
+            },
+            "search": {
+                "solver": found.solver,
+                "seconds": round(found.seconds, 3),
+                "proven_optimal": found.proven_optimal,
+                "gap": found.gap,
+            },
+            "warnings": warnings,
+            "seconds": dict(progress.seconds),
+        }
+        project.write_report(staging, result, measure.layers_csv(network))
+    return result
+
+
+def _load_data(options: CompileOptions, graph: ir.Graph, warnings: list[str]) -> data.Data | None:
+    if options.data is None:
+        return None
+    shapes = ir.shapes(graph)
+    dataset = data.load(options.data, shapes[graph.input.name], shapes[graph.output], options.seed)
+    warnings += dataset.warnings
+    if dataset.test is None:
+        warnings.append("the data has no test split: accuracy is not measured")
+    return dataset
+
+
+def _samples(options: CompileOptions, graph: ir.Graph, dataset: data.Data | None) -> Samples:
+    """What activation ranges, batch-norm statistics and the ladder see."""
+    if dataset is not None:
+        x, _ = dataset.train.sample(CALIBRATION_SAMPLES, options.seed)
+        text = f"{len(x)} samples of the training data, {x.min():.6g} … {x.max():.6g}"
+        return Samples(x, text, synthetic=False)
+    x, text = calibrate.synthetic_inputs(
+        graph, CALIBRATION_SAMPLES, options.seed, options.input_range
+    )
+    return Samples(x, text, synthetic=True)
+
+
+def _check_faithful(model: importer.LoadedModel, graph: ir.Graph, samples: Samples) -> float:
+    """Largest difference to Keras, relative to the largest output; too large stops the compile."""
+    x = samples.x[:FAITHFUL_SAMPLES]
+    expected = importer.reference_predict(model, x)
+    actual = tf_network.predict(graph, x).reshape(expected.shape)
+    size = float(np.abs(expected).max())
+    difference = float(np.abs(actual - expected).max()) / (size or 1.0)
+    if not difference <= FAITHFUL_LIMIT:
+        raise VerificationError(
+            f"{model.path}: the imported network differs from Keras by {difference:.2g} of its "
+            f"largest output, limit {FAITHFUL_LIMIT:g}; this is a defect of redsc, please report it"
+        )
+    return difference
+
+
+def _importance(graph: ir.Graph, dataset: data.Data | None, seed: int) -> importance.Importance:
+    if dataset is None:
+        return importance.magnitude(graph)
+    x, y = dataset.train.sample(IMPORTANCE_SAMPLES, seed)
+    return importance.taylor(graph, x, y, dataset.task)
+
+
+def _search_options(options: CompileOptions) -> nesting.SearchOptions:
+    return nesting.SearchOptions(
+        percents=options.levels,
+        budget=options.budget,
+        max_ram_bytes=options.max_ram_bytes,
+        max_flash_bytes=options.max_flash_bytes,
+        channel_step=options.channel_step,
+        min_width=options.min_width,
+        scratch=kernels.scratch_bytes,
+    )
+
+
+def _level_graphs(
+    options: CompileOptions,
+    graph: ir.Graph,
+    grouping: groups.Grouping,
+    found: nesting.Nesting,
+    dataset: data.Data | None,
+    samples: Samples,
+    progress: Progress,
+) -> tuple[ir.Graph, ...]:
+    """One float network per level; their kernels are slices of the widest one's, bit for bit.
+
+    Without data the full network keeps its batch-norm; narrower levels get theirs re-estimated.
+    """
+    widths = [level.widths for level in found.levels]
+    if dataset is not None:
+        from redsc import finetune
+
+        settings = finetune.Options(epochs=options.epochs, seed=options.seed)
+        return finetune.finetune(graph, grouping, widths, dataset, settings, progress.step)
+    levels = []
+    for chosen in widths:
+        narrow = groups.select_units(graph, grouping, groups.prefixes(chosen))
+        if dict(chosen) != grouping.full_widths:
+            narrow = calibrate.recalibrate_norms(narrow, samples.x)
+        levels.append(narrow)
+    return tuple(levels)
+
+
+def _quantize(
+    graphs: Sequence[ir.Graph], found: nesting.Nesting, samples: Samples
+) -> QuantizedNetwork:
+    levels = [
+        FloatLevel(
+            level.percent, level.widths, graph, calibrate.activation_ranges(graph, samples.x)
+        )
+        for level, graph in zip(found.levels, graphs, strict=True)
+    ]
+    return quantize.quantize(graphs[-1], groups.find_groups(graphs[-1]), levels)
+
+
+def _verification_inputs(network: QuantizedNetwork, samples: Samples, seed: int) -> np.ndarray:
+    """int8 inputs of the ladder: half what the network expects, half noise over all of int8."""
+    expected = quantize.quantize_input(network, samples.x[: verify.HOST_INPUTS // 2])
+    count = verify.HOST_INPUTS - len(expected)
+    generator = np.random.default_rng(seed)
+    noise = generator.integers(-128, 128, (count, *expected.shape[1:]), dtype=np.int8)
+    mixed = np.empty((verify.HOST_INPUTS, *expected.shape[1:]), np.int8)
+    mixed[0::2][: len(expected)], mixed[1::2][:count] = expected, noise
+    return mixed

@@ -1,0 +1,100 @@
+"""Writes the emitted project: generated text from templates, the library and platforms as they are.
+
+Templates loop and print; what they print is computed here. The text depends on the network and
+the options alone, so the same compile gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+import redsc
+from redsc import emit, ir, report, resources
+from redsc.plan import Plan
+
+TEMPLATES = {
+    "platformio.ini.jinja": "platformio.ini",
+    "Makefile.jinja": "Makefile",
+    "README.md.jinja": "README.md",
+    "main.cpp.jinja": "src/main.cpp",
+}
+COPIED = {"reds": "lib/reds", "platforms": "platforms"}
+"""Folders of firmware/ and where they go."""
+
+
+def write(
+    directory: Path,
+    graph: ir.Graph,
+    plan: Plan,
+    levels: Sequence[Mapping[str, Any]],
+    tflites: Sequence[bytes],
+    model_file: str,
+) -> None:
+    """The firmware project and the .tflite files, into an empty directory.
+
+    `levels` are the report's, of which README.md prints a few keys; model_file is a file name.
+    """
+    files = emit.emit_model(plan)
+    files.update(_render(graph, levels, model_file))
+    for path, text in files.items():
+        target = directory / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    for source, target_name in COPIED.items():
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+        shutil.copytree(resources.firmware_dir() / source, directory / target_name, ignore=ignored)
+    (directory / "levels").mkdir()
+    for number, data in enumerate(tflites):
+        (directory / "levels" / f"level_{number}.tflite").write_bytes(data)
+    (directory / "model.tflite").write_bytes(tflites[-1])
+
+
+def _render(
+    graph: ir.Graph, levels: Sequence[Mapping[str, Any]], model_file: str
+) -> dict[str, str]:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(resources.templates_dir()),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    shapes = ir.shapes(graph)
+    context = {
+        "project": re.sub(r"[^A-Za-z0-9_.-]", "_", Path(model_file).stem) or "model",
+        "redsc_version": redsc.__version__,
+        "model_file": re.sub(r"[^A-Za-z0-9_. -]", "_", model_file),
+        "name": "model",
+        "levels": levels,
+        "input_rescale": graph.input.rescale,
+        "input_offset": graph.input.offset,
+        "input_shape": shapes[graph.input.name],
+        "output_shape": shapes[graph.output],
+    }
+    return {
+        path: environment.get_template(template).render(context)
+        for template, path in TEMPLATES.items()
+    }
+
+
+def write_inputs(directory: Path, inputs: np.ndarray) -> None:
+    """The ladder's int8 inputs, for `redsc verify`."""
+    np.save(directory / "verify" / "inputs.npy", inputs, allow_pickle=False)
+
+
+def write_report(directory: Path, result: Mapping[str, Any], layers_csv: str) -> None:
+    """report/: JSON, CSV and plots."""
+    folder = directory / "report"
+    folder.mkdir()
+    (folder / "report.json").write_text(report.to_json(result), encoding="utf-8")
+    (folder / "summary.csv").write_text(report.summary_csv(result), encoding="utf-8")
+    (folder / "layers.csv").write_text(layers_csv, encoding="utf-8")
+    for name, png in report.plots(result).items():
+        (folder / name).write_bytes(png)

@@ -1,0 +1,206 @@
+"""The bit-exact ladder: one level, three implementations, every byte equal.
+
+    level_K.tflite in the TFLite Micro interpreter = host kernels = emulated Cortex-M4
+
+Every intermediate tensor is compared, so a difference is named by level and first differing
+layer. A rung whose tool is not installed is null, with a warning; a difference is an error.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from redsc import oracle, report, runner, tflite, toolchain
+from redsc.errors import UsageError, VerificationError
+from redsc.progress import Progress
+
+HOST_INPUTS = 50
+EMULATOR_INPUTS = 8
+
+TFLM, HOST, EMULATOR = "tflm", "host", "emulator"
+RUNG_NAMES = {
+    TFLM: "the TFLite Micro interpreter",
+    HOST: "the host's kernels",
+    EMULATOR: "the emulated Cortex-M4",
+}
+EMULATOR_TOOLS = ("arm-none-eabi-g++", "qemu-system-arm")
+
+Tensors = Mapping[str, np.ndarray]
+"""One level's tensors by name, in the order they are computed: int8 (samples, elements)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One level. True: every byte equal; None: not run, or nothing to compare with."""
+
+    tflm: bool | None = None
+    host: bool | None = None
+    emulator: bool | None = None
+    instructions: int | None = None
+    switch_instructions: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """What `climb` found. host_program runs further inputs while its workspace exists."""
+
+    verdicts: tuple[Verdict, ...]
+    warnings: tuple[str, ...] = ()
+    host_program: Path | None = None
+
+
+def climb(
+    project: Path,
+    workspace: Path,
+    tflites: Sequence[bytes],
+    inputs: np.ndarray,
+    progress: Progress,
+) -> Ladder:
+    """Build an emitted project and compare every level on int8 `inputs` (samples, *shape).
+
+    Objects and programs go to `workspace`. Raises VerificationError at the first difference,
+    ToolchainError when an installed tool fails.
+    """
+    interface = tflite.interface(tflites)
+    rungs: dict[str, list[Tensors]] = {}
+    counts: Sequence[runner.LevelRun | None] = [None] * len(tflites)
+    warnings = []
+    host_program = None
+
+    progress.stage("verify on the host")
+    if toolchain.find("g++"):
+        host_program = toolchain.build(project, "verify_native", workspace).program
+        runs = runner.run_host(host_program, interface, inputs, trace=True)
+        rungs[HOST] = [run.tensors for run in runs]
+    else:
+        warnings.append("g++ is not installed: the host's kernels were not verified")
+
+    progress.stage("verify in the interpreter")
+    if oracle.available():
+        rungs[TFLM] = [_interpret(data, inputs, interface) for data in tflites]
+        compare(rungs, TFLM, HOST)
+    else:
+        warnings.append(
+            "tflite-micro is not installed: no level was compared with its interpreter; "
+            "install redsc[verify]"
+        )
+
+    progress.stage("verify on the emulator")
+    missing = [tool for tool in EMULATOR_TOOLS if not toolchain.find(tool)]
+    if missing:
+        warnings.append(f"{' and '.join(missing)} not installed: the emulator was not run")
+    else:
+        program = toolchain.build(project, "verify_emulator", workspace).program
+        counts = runner.run_emulator(program, interface, inputs[:EMULATOR_INPUTS], trace=True)
+        rungs[EMULATOR] = [run.tensors for run in counts if run is not None]
+        compare(rungs, HOST if HOST in rungs else TFLM, EMULATOR)
+    verdict = {name: True if name in rungs and len(rungs) > 1 else None for name in RUNG_NAMES}
+    return Ladder(
+        tuple(
+            Verdict(
+                **verdict,
+                instructions=None if count is None else count.instructions,
+                switch_instructions=None if count is None else count.switch_instructions,
+            )
+            for count in counts
+        ),
+        tuple(warnings),
+        host_program,
+    )
+
+
+def compare(rungs: Mapping[str, Sequence[Tensors]], first: str, second: str) -> None:
+    """Raises VerificationError at the first tensor in which two rungs differ.
+
+    A rung that was not run compares equal; the one with fewer samples decides how many count.
+    """
+    if first not in rungs or second not in rungs:
+        return
+    for level, (left, right) in enumerate(zip(rungs[first], rungs[second], strict=True)):
+        for name, expected in left.items():
+            actual = right[name]
+            samples = min(len(expected), len(actual))
+            different = np.argwhere(expected[:samples] != actual[:samples])
+            if len(different):
+                sample, element = different[0]
+                raise VerificationError(
+                    f"level {level}, layer {name!r}: {RUNG_NAMES[second]} and {RUNG_NAMES[first]} "
+                    f"differ in {len(different)} of {samples * expected.shape[1]} bytes, first in "
+                    f"sample {sample}, element {element}: {actual[sample, element]} instead of "
+                    f"{expected[sample, element]}"
+                )
+
+
+def _interpret(data: bytes, inputs: np.ndarray, interface: tflite.Interface) -> Tensors:
+    indices = tflite.tensor_indices(data)
+    names = [step.name for step in interface.steps]
+    _, tensors = oracle.run(data, inputs, [indices[name] for name in names])
+    return {
+        name: values.reshape(len(inputs), -1) for name, values in zip(names, tensors, strict=True)
+    }
+
+
+def verify_build(directory: Path, progress: Progress) -> dict[str, Any]:
+    """Climb the ladder again for an existing build: the same inputs `compile` used.
+
+    Returns verdicts as JSON-ready data. Nothing in the directory changes.
+    """
+    result = report.read(directory)
+    tflites = read_levels(directory, len(result["levels"]))
+    inputs = read_inputs(directory, tflite.interface(tflites))
+    with tempfile.TemporaryDirectory(prefix="redsc_verify_") as workspace:
+        ladder = climb(directory, Path(workspace), tflites, inputs, progress)
+    return {
+        "levels": [
+            {"level": number, **asdict(verdict)} for number, verdict in enumerate(ladder.verdicts)
+        ],
+        "inputs": len(inputs),
+        "warnings": list(ladder.warnings),
+    }
+
+
+def read_levels(directory: Path, count: int) -> list[bytes]:
+    """The .tflite files of a build, smallest level first."""
+    paths = [directory / "levels" / f"level_{number}.tflite" for number in range(count)]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise UsageError(f"{', '.join(missing)} missing; compile again")
+    return [path.read_bytes() for path in paths]
+
+
+def read_inputs(directory: Path, interface: tflite.Interface) -> np.ndarray:
+    """int8 (samples, *shape): the inputs `compile` verified with."""
+    path = directory / "verify" / "inputs.npy"
+    try:
+        inputs = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); compile again") from None
+    if inputs.dtype != np.int8 or inputs.shape[1:] != interface.input_shape:
+        raise UsageError(
+            f"{path}: holds {inputs.dtype} {inputs.shape[1:]}, expected int8 "
+            f"{interface.input_shape}; compile again"
+        )
+    return np.asarray(inputs)
+
+
+def print_verdicts(verdicts: Mapping[str, Any]) -> None:
+    """For a person, to stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    words = {True: "equal", False: "DIFFERENT", None: "–"}
+    table = Table(title=f"{verdicts['inputs']} inputs, every tensor", title_justify="left")
+    for column in ("level", *RUNG_NAMES):
+        table.add_column(column)
+    for level in verdicts["levels"]:
+        table.add_row(str(level["level"]), *(words[level[name]] for name in RUNG_NAMES))
+    console = Console(highlight=False)
+    console.print(table)
+    for warning in verdicts["warnings"]:
+        console.print("warning", warning, style="yellow", markup=False)

@@ -191,11 +191,13 @@ class _Flattener:
     def __init__(self) -> None:
         self.layers: list[Layer] = []
         self.names: set[str] = set()
+        self.numbers: dict[str, int] = {}
 
     def add(self, layer: Layer) -> str:
-        name, number = layer.name, 1
+        name, number = layer.name, self.numbers.get(layer.name, 1)
         while name in self.names:
             name, number = f"{layer.name}_{number}", number + 1
+        self.numbers[layer.name] = number
         if len(self.layers) >= MAX_LAYERS:
             raise ValueError(f"it has more than {MAX_LAYERS} layers")
         self.names.add(name)

@@ -173,6 +173,8 @@ def compile(
     with Progress() as progress:
         result = pipeline.compile_model(options, progress)
     if as_json:
+        for warning in result["warnings"]:
+            log.warning(warning)
         _print_json(result)
     else:
         report.print_tables(result)

@@ -1,0 +1,80 @@
+"""Measures an existing build: instructions of every level and op on the emulated Cortex-M4."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from redsc import report, runner, tflite, toolchain, verify
+from redsc.progress import Progress
+
+
+def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
+    """JSON-ready figures of one inference per level; nothing in the directory changes.
+
+    Instructions are exact and repeatable, and depend on the input only where a kernel does
+    (Softmax). Raises ToolchainError when compiler or emulator is missing.
+    """
+    result = report.read(directory)
+    toolchain.require(*verify.EMULATOR_TOOLS)
+    tflites = verify.read_levels(directory, len(result["levels"]))
+    interface = tflite.interface(tflites)
+    inputs = verify.read_inputs(directory, interface)[:1]
+    with tempfile.TemporaryDirectory(prefix="redsc_bench_") as workspace:
+        progress.stage("build for the emulator")
+        program = toolchain.build(directory, "verify_emulator", Path(workspace)).program
+        firmware = toolchain.build(directory, "emulator", Path(workspace))
+        progress.stage("run on the emulator")
+        runs = runner.run_emulator(program, interface, inputs, profile=True)
+    return {
+        "model": result["model"]["path"],
+        "target": "QEMU mps2-an386, Cortex-M4F",
+        "flash_bytes": firmware.flash_bytes,
+        "static_ram_bytes": firmware.ram_bytes,
+        "levels": [
+            {
+                "level": number,
+                "macs": level["macs"],
+                "arena_bytes": level["arena_bytes"],
+                "instructions": run.instructions,
+                "switch_instructions": run.switch_instructions,
+                "ops": dict(run.step_instructions),
+            }
+            for number, (level, run) in enumerate(zip(result["levels"], runs, strict=True))
+        ],
+    }
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    """For a person, to stdout: totals, then every op."""
+    from rich import box
+    from rich.table import Table
+
+    levels = result["levels"]
+    console = report.console_for(len(levels))
+    table = Table(
+        title=f"{Path(result['model']).name} on {result['target']}: executed instructions",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("level")
+    for level in levels:
+        table.add_column(str(level["level"]), justify="right", no_wrap=True)
+    rows = {
+        "one inference": "instructions",
+        "one switch": "switch_instructions",
+        "MACs": "macs",
+        "RAM arena, B": "arena_bytes",
+    }
+    for name, key in rows.items():
+        table.add_row(name, *(f"{level[key]:,}" for level in levels))
+    table.add_section()
+    for op in levels[-1]["ops"]:
+        table.add_row(op, *(f"{level['ops'][op]:,}" for level in levels))
+    console.print(table)
+    console.print(
+        f"flash {result['flash_bytes']:,} B, static RAM {result['static_ram_bytes']:,} B "
+        "(the sketch for the emulated board)"
+    )

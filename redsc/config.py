@@ -20,6 +20,8 @@ from redsc.errors import UsageError
 BUDGETS = ("macs", "ram", "flash")
 RUNTIMES = ("standalone", "tflm")
 BOARDS = ("nano33ble",)
+DEFAULT_LEVELS = (25.0, 50.0, 75.0, 100.0)
+"""Percent. A default level that no widths fit is left out; one that was asked for is an error."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class CompileOptions:
     model: Path
     output: Path = Path("build")
     data: str | None = None
-    levels: tuple[float, ...] = (25.0, 50.0, 75.0, 100.0)
+    levels: tuple[float, ...] | None = None
     budget: str = "macs"
     input_range: tuple[float, float] | None = None
     max_ram_bytes: int | None = None

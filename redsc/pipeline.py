@@ -35,8 +35,8 @@ from redsc import (
     tflite,
     verify,
 )
-from redsc.config import CompileOptions
-from redsc.errors import ToolchainError, UsageError, VerificationError
+from redsc.config import DEFAULT_LEVELS, CompileOptions
+from redsc.errors import InfeasibleError, ToolchainError, UsageError, VerificationError
 from redsc.measure import Samples
 from redsc.progress import Progress
 from redsc.quantize import FloatLevel
@@ -69,8 +69,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     graph, scores = importance.reorder(graph, grouping, scores)
 
     progress.stage("search widths")
-    found = nesting.find_levels(graph, grouping, scores, _search_options(options))
-    warnings += found.warnings
+    found = _search(options, graph, grouping, scores, warnings)
 
     progress.stage("train levels" if dataset else "calibrate levels")
     level_graphs = _level_graphs(options, graph, grouping, found, dataset, samples, progress)
@@ -181,16 +180,35 @@ def _importance(graph: ir.Graph, dataset: data.Data | None, seed: int) -> import
     return importance.taylor(graph, x, y, dataset.task)
 
 
-def _search_options(options: CompileOptions) -> nesting.SearchOptions:
-    return nesting.SearchOptions(
-        percents=options.levels,
-        budget=options.budget,
-        max_ram_bytes=options.max_ram_bytes,
-        max_flash_bytes=options.max_flash_bytes,
-        channel_step=options.channel_step,
-        min_width=options.min_width,
-        scratch=kernels.scratch_bytes,
-    )
+def _search(
+    options: CompileOptions,
+    graph: ir.Graph,
+    grouping: groups.Grouping,
+    scores: importance.Importance,
+    warnings: list[str],
+) -> nesting.Nesting:
+    """The levels asked for, or those of the default ones that some widths fit."""
+    percents = options.levels or DEFAULT_LEVELS
+    while True:
+        settings = nesting.SearchOptions(
+            percents=percents,
+            budget=options.budget,
+            max_ram_bytes=options.max_ram_bytes,
+            max_flash_bytes=options.max_flash_bytes,
+            channel_step=options.channel_step,
+            min_width=options.min_width,
+            scratch=kernels.scratch_bytes,
+        )
+        try:
+            found = nesting.find_levels(graph, grouping, scores, settings)
+        except InfeasibleError as error:
+            if options.levels is not None or len(percents) == 1:
+                raise
+            warnings.append(f"the {percents[0]:g} % level is left out: {error}")
+            percents = percents[1:]
+        else:
+            warnings += found.warnings
+            return found
 
 
 def _level_graphs(

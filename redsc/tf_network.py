@@ -54,12 +54,28 @@ def linear(op: ir.LinearOp, x: Tensor, kernel: Tensor | None = None) -> Tensor:
     kernel = op.kernel if kernel is None else kernel
     match op:
         case ir.Conv2D():
-            return tf.nn.conv2d(x, kernel, op.strides, op.padding.upper(), dilations=op.dilation)
+            # CPUs have no gradient of a dilated convolution; of one with a dilated kernel they do
+            kernel = _dilate(kernel, op.dilation)
+            return tf.nn.conv2d(x, kernel, op.strides, op.padding.upper())
         case ir.DepthwiseConv2D():
             return _depthwise(op, x, kernel)
         case ir.Dense():
             return tf.matmul(x, kernel)
     raise AssertionError(op)
+
+
+def _dilate(kernel: Tensor, dilation: tuple[int, int]) -> Tensor:
+    """A (height, width, in, out) kernel with dilation - 1 zeros between its taps."""
+    tf = tensorflow()
+    for axis, rate in enumerate(dilation):
+        if rate > 1:
+            taps = tf.expand_dims(kernel, axis + 1)
+            spread = tf.pad(taps, [[0, rate - 1] if i == axis + 1 else [0, 0] for i in range(5)])
+            shape = list(kernel.shape)
+            shape[axis] *= rate
+            end = shape[axis] - rate + 1
+            kernel = tf.gather(tf.reshape(spread, shape), range(end), axis=axis)
+    return kernel
 
 
 def _depthwise(op: ir.DepthwiseConv2D, x: Tensor, kernel: Tensor) -> Tensor:

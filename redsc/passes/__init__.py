@@ -14,6 +14,7 @@ from redsc.passes.fuse_relu import fuse_relu
 from redsc.passes.hoist_relu import hoist_relu
 from redsc.passes.lower_elementwise import lower_batch_norm, lower_relu
 from redsc.passes.positive_gamma import positive_gamma
+from redsc.passes.separate_fixed_scales import separate_fixed_scales
 from redsc.passes.simplify_reshapes import simplify_reshapes
 
 PASSES: tuple[Callable[[ir.Graph], ir.Graph], ...] = (
@@ -23,6 +24,7 @@ PASSES: tuple[Callable[[ir.Graph], ir.Graph], ...] = (
     lower_batch_norm,
     hoist_relu,
     fuse_relu,
+    separate_fixed_scales,
     lower_relu,
     simplify_reshapes,
     positive_gamma,

@@ -41,6 +41,9 @@ _HINTS = {
     "Multiply": "multiplying two tensors (attention, squeeze-and-excite) has no counterpart",
     "Conv2DTranspose": "transposed convolutions have no counterpart",
     "PReLU": "learnt slopes have no counterpart; use LeakyReLU",
+    "PruneLowMagnitude": "a pruning wrapper; remove it with tfmot.sparsity.keras.strip_pruning()",
+    "QuantizeWrapperV2": "a quantisation wrapper; redsc quantises itself: save the float model",
+    "TimeDistributed": "a wrapper; apply the layer itself, Dense works on every position",
 }
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D")
 
@@ -69,7 +72,7 @@ def constraint_float32(layer: Layer) -> Verdict:
     if layer.class_name == "InputLayer" or layer.class_name in INERT_LAYERS:
         return layer.dtype not in ("string", "bool", "complex64", "complex128"), f"is {layer.dtype}"
     fix = "rebuild the model with the policy float32 and copy its weights with set_weights()"
-    return layer.dtype == "float32", f"its dtype policy is {layer.dtype!r:.40}; {fix}"
+    return layer.dtype == "float32", f"has the dtype policy {layer.dtype!r:.40}; {fix}"
 
 
 def constraint_not_shared(layer: Layer) -> Verdict:
@@ -113,7 +116,7 @@ def constraint_stride_or_dilation(layer: Layer) -> Verdict:
     """strides or dilation_rate is above 1, not both"""
     strides = layer.options.get("strides") or (1,)
     dilation = layer.options.get("dilation_rate", (1,))
-    return max(strides) == 1 or max(dilation) == 1, f"strides {strides}, dilation_rate {dilation}"
+    return max(strides) == 1 or max(dilation) == 1, f"has strides {strides}, dilation {dilation}"
 
 
 def constraint_activation(layer: Layer) -> Verdict:
@@ -166,7 +169,7 @@ def constraint_channel_axis(layer: Layer, inputs: Sequence[Shape]) -> Verdict:
 def constraint_normalization_axis(layer: Layer, inputs: Sequence[Shape]) -> Verdict:
     """Normalization is over the channel axis, or one mean and variance for all values"""
     axis = layer.options.get("axis", (-1,))
-    return axis in (None, (), (-1,), (len(inputs[0]),)), f"axis is {axis}; use axis=-1 or None"
+    return axis in (None, (), (-1,), (len(inputs[0]),)), f"has axis {axis}; use axis=-1 or None"
 
 
 def constraint_constants(layer: Layer, inputs: Sequence[Shape]) -> Verdict:
@@ -178,12 +181,12 @@ def constraint_constants(layer: Layer, inputs: Sequence[Shape]) -> Verdict:
 
 def constraint_equal_shapes(layer: Layer, inputs: Sequence[Shape]) -> Verdict:
     """All tensors it adds have the same shape (no broadcasting)"""
-    return len(set(inputs)) == 1, f"are {', '.join(map(str, inputs))}"
+    return len(set(inputs)) == 1, f"gets {', '.join(map(str, inputs))}"
 
 
 def constraint_concatenate_shapes(layer: Layer, inputs: Sequence[Shape]) -> Verdict:
     """The tensors it joins differ in channels only"""
-    return len({shape[:-1] for shape in inputs}) == 1, f"are {', '.join(map(str, inputs))}"
+    return len({shape[:-1] for shape in inputs}) == 1, f"gets {', '.join(map(str, inputs))}"
 
 
 def constraint_reshape(layer: Layer, inputs: Sequence[Shape]) -> Verdict:
@@ -192,7 +195,7 @@ def constraint_reshape(layer: Layer, inputs: Sequence[Shape]) -> Verdict:
     try:
         target_shape(target, math.prod(inputs[0]))
     except ValueError as fault:
-        return False, str(fault)
+        return False, f"cannot be done: {fault}"
     return 1 <= len(target) <= 3, f"is {target}"
 
 
@@ -318,7 +321,7 @@ def explain(layer: Layer, inputs: Sequence[Shape] | None) -> str | None:
 def _sentence(rule: Callable[..., Verdict], found: str) -> str:
     if rule in (constraint_known_class, constraint_well_formed):
         return found
-    return f"{rule.__doc__}; here: {found}"
+    return f"{rule.__doc__}; here it {found}"
 
 
 def unsupported(network: Network) -> list[str]:

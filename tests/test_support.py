@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,31 @@ def test_subclassed_model(tmp_path: Path) -> None:
     model(zoo.np.zeros((1, 3), "float32"))
     model.save(tmp_path / "saved", save_format="tf")
     assert "subclassed" in refusal(tmp_path / "saved")
+
+
+def test_names_are_safe_in_generated_code(tmp_path: Path) -> None:
+    keras = zoo.keras3()
+    layers = [keras.layers.Dense(3, name=name) for name in ("one", "two", "größe")]
+    keras.Sequential([keras.Input((3,)), *layers], name="net").save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        config, weights = archive.read("config.json"), archive.read("model.weights.h5")
+    evil = r"*/ system(\"x\") /*\n" + "a" * 500
+    for name in ("one", "two", "net"):
+        config = config.replace(f'"{name}"'.encode(), f'"{evil}{name}"'.encode())
+    with zipfile.ZipFile(tmp_path / "evil.keras", "w") as archive:
+        archive.writestr("config.json", config)
+        archive.writestr("model.weights.h5", weights)
+    loaded = importer.load(tmp_path / "evil.keras")
+    names = [loaded.graph.name, *(op.name for op in loaded.graph.ops)]
+    assert all(re.fullmatch(r"[A-Za-z0-9_./-]{1,130}", name) for name in names)
+    assert names[2].startswith("___system__x")
+    assert "gr__e" in names
+
+
+def test_inputs_that_are_not_dense(tmp_path: Path) -> None:
+    keras = zoo.keras2()
+    model = keras.Sequential([keras.Input((3,), sparse=True), keras.layers.Dense(2)])
+    assert "sparse inputs" in refusal(save(model, tmp_path / "model.h5"))
 
 
 def test_custom_layer(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ the names a file contains; an unknown layer becomes a Layer that support.py refu
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ from redsc.keras_network import (
 
 MAX_LAYERS = 4096
 MAX_NESTED_MODELS = 16
+MAX_NAME = 120
 _MODELS = ("Sequential", "Functional", "Model")
 _ALIASES = {
     "Convolution1D": "Conv1D", "Convolution2D": "Conv2D",
@@ -161,10 +163,13 @@ def _call(entry: Any, keras_version: int) -> Call:
 
 
 def _call_faults(options: Mapping[str, Any]) -> tuple[str, ...]:
+    def inert(value: Any) -> bool:
+        return not value or (isinstance(value, list) and not any(value))
+
     return tuple(
         f"it is called with {name} = {value!r:.60}"
         for name, value in options.items()
-        if value and name != "name"
+        if name != "name" and not inert(value)
     )
 
 
@@ -185,6 +190,11 @@ def _references(value: Any) -> list[Reference]:
 # --- Flattening ---
 
 
+def safe_name(name: str) -> str:
+    """A layer's name as it may appear in generated code, file names and reports."""
+    return re.sub(r"[^A-Za-z0-9_./-]", "_", name)[:MAX_NAME] or "layer"
+
+
 class _Flattener:
     """Collects layers while the tree is walked; names stay unique."""
 
@@ -194,6 +204,7 @@ class _Flattener:
         self.numbers: dict[str, int] = {}
 
     def add(self, layer: Layer) -> str:
+        layer = replace(layer, name=safe_name(layer.name))
         name, number = layer.name, self.numbers.get(layer.name, 1)
         while name in self.names:
             name, number = f"{layer.name}_{number}", number + 1
@@ -206,16 +217,12 @@ class _Flattener:
 
     def input(self, node: Node, prefix: str, path: Path, shape: OpenShape) -> str:
         dtype = node.config.get("dtype") if node.class_name == "InputLayer" else "float32"
-        return self.add(
-            Layer(
-                prefix + node.name,
-                "InputLayer",
-                (),
-                {"shape": shape},
-                dtype=_dtype(dtype),
-                path=path,
-            )
-        )
+        kinds = [kind for kind in ("sparse", "ragged") if node.config.get(kind)]
+        layer = Layer(
+            prefix + node.name, "InputLayer", (), {"shape": shape}, dtype=_dtype(dtype), path=path,
+            faults=tuple(f"{kind} inputs are not supported" for kind in kinds),
+        )  # fmt: skip
+        return self.add(layer)
 
     def call(
         self,
@@ -320,7 +327,9 @@ def flatten(node: Node, keras_version: int, where: str) -> Network:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as fault:
         raise ModelError(f"{where}: the model cannot be read: {_reason(fault)}") from None
     inputs = tuple(layer.name for layer in flattener.layers if layer.class_name == "InputLayer")
-    return Network(node.name, keras_version, tuple(flattener.layers), inputs, tuple(outputs))
+    return Network(
+        safe_name(node.name), keras_version, tuple(flattener.layers), inputs, tuple(outputs)
+    )
 
 
 def _reason(fault: Exception) -> str:

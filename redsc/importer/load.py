@@ -55,14 +55,12 @@ def load(path: Path) -> LoadedModel:
     kind = files.detect_format(path)
     match kind:
         case "hdf5":
-            node, version, stored = _read_hdf5(path, where)
+            network, stored = _read_hdf5(path, where)
         case "keras":
-            node, version, stored = _read_archive(path, where)
+            network, stored = _read_archive(path, where)
         case _:
-            node, version = config.parse_model(saved_model.read_config(path), 2, where), 2
-            support.check(config.flatten(node, version, where), where)
+            node, network = _checked(saved_model.read_config(path), 2, where)
             stored = saved_model.read_weights(path, node)
-    network = config.flatten(node, version, where)
     by_name = {layer.name: tuple(stored.get(layer.path, ())) for layer in network.layers}
     shapes = layer_shapes(network)
     _check_weights(network, by_name, shapes, where)
@@ -73,22 +71,30 @@ def load(path: Path) -> LoadedModel:
         parameters=sum(array.size for arrays in by_name.values() for array in arrays),
         network=network,
         weights=by_name,
-        format=f"Keras {version} {names[kind]}",
+        format=f"Keras {network.keras_version} {names[kind]}",
         input_shape=shapes[network.inputs[0]],
         output_shape=shapes[network.outputs[0]],
         warnings=_warnings(network, by_name),
     )
 
 
-def _read_hdf5(path: Path, where: str) -> tuple[config.Node, int, weights.Weights]:
+def _checked(raw: Any, keras_version: int, where: str) -> tuple[config.Node, Network]:
+    """A configuration as a tree and as a network that redsc supports."""
+    node = config.parse_model(raw, keras_version, where)
+    network = config.flatten(node, keras_version, where)
+    support.check(network, where)
+    return node, network
+
+
+def _read_hdf5(path: Path, where: str) -> tuple[Network, weights.Weights]:
     with files.open_hdf5(path, where) as reader:
         text = reader.text(reader.file, "model_config")
         if text is None:
             raise ModelError(_no_config(reader, where))
         version = _keras_version(reader.text(reader.file, "keras_version"), where)
-        node = config.parse_model(config.load_json(text, where), version, where)
-        support.check(config.flatten(node, version, where), where)
-        return node, version, weights.from_legacy_hdf5(reader, node)
+    node, network = _checked(config.load_json(text, where), version, where)
+    with files.open_hdf5(path, where) as reader:
+        return network, weights.from_legacy_hdf5(reader, node)
 
 
 def _no_config(reader: files.Hdf5Reader, where: str) -> str:
@@ -101,7 +107,7 @@ def _no_config(reader: files.Hdf5Reader, where: str) -> str:
     return f"{where}: an HDF5 file, but no Keras model; save the model with model.save()"
 
 
-def _read_archive(path: Path, where: str) -> tuple[config.Node, int, weights.Weights]:
+def _read_archive(path: Path, where: str) -> tuple[Network, weights.Weights]:
     members = files.read_archive(path, _ARCHIVE_MEMBERS)
     missing = [name for name in ("config.json", "model.weights.h5") if name not in members]
     if missing:
@@ -112,10 +118,9 @@ def _read_archive(path: Path, where: str) -> tuple[config.Node, int, weights.Wei
     metadata = config.load_json(members.get("metadata.json", b"{}"), where)
     stated = metadata.get("keras_version") if isinstance(metadata, dict) else None
     version = _keras_version(stated if isinstance(stated, str) else "3", where)
-    node = config.parse_model(config.load_json(members["config.json"], where), version, where)
-    support.check(config.flatten(node, version, where), where)
+    node, network = _checked(config.load_json(members["config.json"], where), version, where)
     with files.open_hdf5(members["model.weights.h5"], where) as reader:
-        return node, version, weights.from_archive_hdf5(reader, node)
+        return network, weights.from_archive_hdf5(reader, node)
 
 
 def _keras_version(text: str | None, where: str) -> int:

@@ -219,9 +219,18 @@ class Plan:
         )
 
 
-def compress(indices: np.ndarray) -> Channels:
-    """The shortest run list, repeated evenly, of increasing channel positions."""
-    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+def compress(indices: np.ndarray, axis: groups.Axis = ()) -> Channels:
+    """A short run list, repeated evenly, of increasing channel positions on an axis.
+
+    Runs that meet where two segments do are joined only where that makes the list shorter.
+    """
+    sizes = [segment.channels(segment.units) for segment in axis]
+    candidates = (_compress(indices, np.array([], np.int64)), _compress(indices, np.cumsum(sizes)))
+    return min(candidates, key=lambda channels: len(channels.runs))
+
+
+def _compress(indices: np.ndarray, boundaries: np.ndarray) -> Channels:
+    breaks = np.flatnonzero((np.diff(indices) != 1) | np.isin(indices[1:], boundaries)) + 1
     starts = indices[np.concatenate(([0], breaks)).astype(np.int64)]
     lengths = np.diff(np.concatenate(([0], breaks, [len(indices)])))
     count = len(starts)
@@ -258,9 +267,9 @@ class _Tables:
         candidates.append(array)
         return array.name
 
-    def channel_list(self, indices: np.ndarray) -> Symbol:
+    def channel_list(self, indices: np.ndarray, axis: groups.Axis) -> Symbol:
         """The address of a channel list."""
-        channels = compress(indices)
+        channels = compress(indices, axis)
         name = self.channels.setdefault(channels, Symbol(f"channels_{len(self.channels)}"))
         return Symbol(f"&{name}")
 
@@ -432,13 +441,15 @@ class _Builder:
 
     def linear_level(self, op: ir.LinearOp, number: int) -> LinearLevel:
         c = constants.linear(op, self.network.levels[number])
-        indices, output = self.indices[number], self.level_shapes[number][op.name]
-        inputs = None
-        if not isinstance(op, ir.DepthwiseConv2D):
-            inputs = self.tables.channel_list(indices[op.inputs[0]])
+        output = self.level_shapes[number][op.name]
+
+        def channels(name: str) -> Symbol:
+            axis = self.network.grouping.axes[name]
+            return self.tables.channel_list(self.indices[number][name], axis)
+
         return LinearLevel(
-            inputs=inputs,
-            outputs=self.tables.channel_list(indices[op.name]),
+            inputs=None if isinstance(op, ir.DepthwiseConv2D) else channels(op.inputs[0]),
+            outputs=channels(op.name),
             bias=self.tables.array(c.bias),
             multiplier=self.tables.array(c.multiplier),
             shift=self.tables.array(c.shift),

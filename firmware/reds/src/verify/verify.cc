@@ -6,40 +6,17 @@
 
 #include "reds/board.h"
 #include "reds/network.h"
+#include "reds/record.h"
 #include "verify_io.h"
 
 namespace reds {
 namespace {
-
-// Writes name=value without printf, which would cost the emulator 20 KB of flash.
-void put(const char* name, uint32_t value, uint32_t base = 10) {
-  char digits[12];
-  char* end = digits + sizeof(digits) - 1;
-  *end = '\0';
-  do {
-    *--end = "0123456789abcdef"[value % base];
-    value /= base;
-  } while (value != 0);
-  board::write(name);
-  board::write("=");
-  board::write(end);
-}
 
 int fail(const char* reason) {
   board::write("error=");
   board::write(reason);
   board::write("\n");
   return 2;
-}
-
-// zlib's CRC-32, continued from `crc` (0 at first).
-uint32_t crc32(uint32_t crc, const int8_t* data, uint32_t bytes) {
-  crc = ~crc;
-  for (uint32_t i = 0; i < bytes; ++i) {
-    crc ^= static_cast<uint8_t>(data[i]);
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (0xEDB88320u & (0u - (crc & 1u)));
-  }
-  return ~crc;
 }
 
 __attribute__((noinline)) void switch_level(Network& network, uint8_t level) {
@@ -121,7 +98,7 @@ class Verification {
     put("level", level);
     put(" instructions", instructions);
     put(" switch_instructions", switch_instructions);
-    put(" crc32", crc, 16);
+    put_hex(" crc32", crc);
     board::write("\n");
     return true;
   }

@@ -1,0 +1,186 @@
+"""Plans: run lists, shared tables, sizes, and the proof behind four-instruction requantisation."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import firmware_build
+import graphs as reference
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_firmware import NETWORKS, plan_of, random_network
+
+from redsc import fixed_point, groups, kernels, memory, plan
+from redsc.constants import LinearConstants
+
+
+def expand(channels: plan.Channels) -> list[int]:
+    return [
+        repeat * channels.stride + run.offset + i
+        for repeat in range(channels.repeat)
+        for run in channels.runs
+        for i in range(run.length)
+    ]
+
+
+@given(st.sets(st.integers(0, 40), min_size=1))
+def test_compress_keeps_any_positions(positions: set[int]) -> None:
+    indices = np.array(sorted(positions))
+    assert expand(plan.compress(indices)) == indices.tolist()
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 9)), min_size=1, max_size=3
+    ),
+    st.integers(1, 5),
+)
+def test_compress_finds_flattened_concatenations(
+    parts: list[tuple[int, int, int]], positions: int
+) -> None:
+    """Whatever is concatenated and flattened needs at most one run per part."""
+    axis = tuple(groups.Segment(f"g{i}", units, inner) for i, (units, inner, _) in enumerate(parts))
+    widths = {f"g{i}": min(units, width) for i, (units, _, width) in enumerate(parts)}
+    indices = groups.channel_indices(axis * positions, groups.prefixes(widths))
+    channels = plan.compress(indices, axis * positions)
+    assert expand(channels) == indices.tolist()
+    assert len(channels.runs) <= len(parts)
+
+
+def test_equal_and_shorter_tables_are_stored_once() -> None:
+    tables = plan._Tables()
+    long, short = np.arange(9, dtype=np.int32), np.arange(4, dtype=np.int32)
+    assert tables.array(long) == tables.array(long.copy()) == tables.array(short)
+    assert tables.array(long.astype(np.int8)) != tables.array(long)
+    assert len(tables.arrays) == 2
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_levels_fit_their_arenas(name: str) -> None:
+    network = random_network(NETWORKS[name](), 4)
+    scratch = kernels.scratch_bytes
+    arenas = memory.plan_levels([level.graph for level in network.levels], scratch)
+    built = plan.build_plan(network, arenas)
+    for number, (level, arena) in enumerate(zip(network.levels, arenas, strict=True)):
+        needed = scratch(level.graph)
+        for step in built.steps:
+            offsets = built.offsets[number]
+            assert offsets[step.output] + step.output_bytes[number] <= arena.size_bytes
+            assert (step.scratch == plan.NO_SLOT) == (step.name not in needed)
+            if step.name in needed:
+                assert offsets[step.scratch] + needed[step.name] <= arena.size_bytes
+    assert built.arena_bytes == tuple(arena.size_bytes for arena in arenas)
+
+
+# The mutual independence of the two sides is the point: the firmware's four instructions here,
+# TFLite's two roundings in fixed_point.
+def four_instructions(
+    sums: np.ndarray, multiplier: int, right_shift: int, zero_point: int
+) -> np.ndarray:
+    """simd.h's ProvenRequantization; asserts that nothing leaves int32 on the way."""
+
+    def int32(x: np.ndarray) -> np.ndarray:
+        assert np.all((x >= -(1 << 31)) & (x < 1 << 31))
+        return x
+
+    doubled = int32(sums * 2)
+    rounding = int32(np.array((1 << (right_shift - 1)) + (zero_point << right_shift)))
+    addend = int32(rounding + (sums >> 31))
+    high = int32(addend + ((doubled * multiplier + (1 << 31)) >> 32))
+    return np.clip(high >> right_shift, -128, 127)
+
+
+@given(
+    multiplier=st.one_of(st.just(0), st.integers(1 << 30, (1 << 31) - 1)),
+    shift=st.integers(-31, 3),
+    bias=st.integers(-(1 << 30), 1 << 30),
+    weights=st.lists(st.integers(-127, 127), min_size=1, max_size=4),
+    input_zero_point=st.integers(-128, 127),
+    output_zero_point=st.integers(-128, 127),
+)
+def test_proven_requantisation_is_exact(
+    multiplier: int,
+    shift: int,
+    bias: int,
+    weights: list[int],
+    input_zero_point: int,
+    output_zero_point: int,
+) -> None:
+    constants = LinearConstants(
+        bias=np.array([bias], np.int32),
+        multiplier=np.array([multiplier], np.int32),
+        shift=np.array([shift], np.int8),
+        input_zero_point=input_zero_point,
+        output_zero_point=output_zero_point,
+        activation_min=-128,
+        activation_max=127,
+    )
+    channels = np.array([weights], np.int8)
+    low, high = (int(end[0]) for end in kernels.accumulator_range(constants, channels))
+    x = np.array(np.meshgrid(*[[-128, 0, 127]] * len(weights))).reshape(len(weights), -1)
+    reached = np.array(weights) @ (x - input_zero_point) + bias
+    assert low == reached.min()
+    assert high == reached.max()
+    if not kernels.is_proven(constants, channels):
+        return
+    # every rounding boundary near the middle, both ends, and a spread between them
+    step = max(1, (high - low) // 5000)
+    sums = np.concatenate((np.arange(low, high + 1, step), [high], np.arange(-600, 600)))
+    sums = sums[(sums >= low) & (sums <= high)].astype(np.int64)
+    exact = fixed_point.multiply_by_quantized_multiplier(sums, np.int64(multiplier), shift)
+    exact = np.clip(exact + output_zero_point, -128, 127)
+    assert np.array_equal(four_instructions(sums, multiplier, -shift, output_zero_point), exact)
+
+
+def test_most_channels_are_proven() -> None:
+    ordinary = plan_of(random_network(reference.ds_cnn(channels=8, blocks=1), 12, level_count=1))
+    assert any(step.kernel.endswith("_proven") for step in ordinary.steps)
+
+
+@firmware_build.needs_emulator
+def test_struct_sizes_are_the_devices(tmp_path: Path) -> None:
+    names = {"Run", "Channels", "Window", "LinearLevel", "Step", "Plan"}
+    levels = {
+        "AddLevel": "Add", "ConcatenateLevel": "Concatenate", "PoolLevel": "MaxPool2D",
+        "PadLevel": "Pad", "LeakyReluLevel": "LeakyRelu", "LookupLevel": "Lookup",
+        "SoftmaxLevel": "Softmax",
+    }  # fmt: skip
+    sized = {
+        name: cls.FLASH_BYTES
+        for name, cls in inspect.getmembers(plan, inspect.isclass)
+        if "FLASH_BYTES" in vars(cls)
+    }
+    assert set(sized) == names | set(levels)
+    lines = ['#include "reds/plan.h"']
+    for name, size in sized.items():
+        struct = f"{levels[name]}::Level" if name in levels else name
+        lines.append(f'static_assert(sizeof(reds::{struct}) == {size}, "{name}");')
+    source = tmp_path / "sizes.cc"
+    source.write_text("\n".join(lines) + "\n")
+    include = f"-I{firmware_build.REDS / 'include'}"
+    command = [*firmware_build.compiler("emulator"), include, "-c", str(source), "-o", "/dev/null"]
+    firmware_build.run(command)
+
+
+@firmware_build.needs_emulator
+@pytest.mark.parametrize("name", ["branches", "ds_cnn"])
+def test_reported_bytes_are_the_objects(name: str, tmp_path: Path) -> None:
+    """tables_bytes is what the compiler makes of model_plan.cc, alignment gaps aside."""
+    built = plan_of(random_network(NETWORKS[name](), 1))
+    firmware_build.write_model(built, tmp_path)
+    model, target = tmp_path / "lib/model", tmp_path / "plan.o"
+    includes = [f"-I{model}", f"-I{firmware_build.REDS / 'include'}"]
+    firmware_build.run([
+        *firmware_build.compiler("emulator"), *includes,
+        "-c", str(model / "model_plan.cc"), "-o", str(target),
+    ])  # fmt: skip
+    symbols = firmware_build.run(["arm-none-eabi-nm", "-S", "-C", str(target)]).splitlines()
+    rows = [line.split(maxsplit=3) for line in symbols]
+    data = [row for row in rows if len(row) == 4 and row[2] in "rRdD"]
+    assert not [row for row in data if row[2] in "dD"], "tables belong to flash"
+    inspected = ("step_names", "step_output_bytes")
+    size = sum(int(row[1], 16) for row in data if not row[3].endswith(inspected))
+    assert size == built.tables_bytes

@@ -27,8 +27,8 @@ log = logging.getLogger("redsc")
 Progress = Callable[[int, int, str], None]
 """Called after every epoch with its number from 1, the number of epochs, and a line of metrics."""
 
-_SAMPLES_SEEN = 60_000
-_EPOCHS = (10, 40)
+_SAMPLES_SEEN = 50_000
+_EPOCHS = (10, 30)
 """Default epochs: as many as see about _SAMPLES_SEEN samples, within these bounds."""
 
 _STREAM_STEPS = 1000
@@ -46,8 +46,9 @@ class Options:
 
     distillation: share of a level's loss that comes from its teacher's output, the rest from the
     labels; the widest level's teacher is the network as it was given. float_share: part of the
-    epochs before rounding to int8 is simulated. patience: epochs without a better validation
-    score, while it is simulated, before training ends; None is a third of the epochs, at least 4.
+    epochs before rounding to int8 is simulated; 1 never simulates it. patience: epochs without a
+    better validation score, once it is simulated, before training ends; None is a third of the
+    epochs, at least 4.
     """
 
     epochs: int | None = None
@@ -113,6 +114,11 @@ def _epochs(options: Options, train: Split) -> int:
     return int(np.clip(round(_SAMPLES_SEEN / len(train)), *_EPOCHS))
 
 
+def _float_epochs(share: float, epochs: int) -> int:
+    """Epochs before int8 is simulated; at least the last one does, unless the share is 1."""
+    return epochs if share >= 1 else min(round(share * epochs), epochs - 1)
+
+
 def _recalibrated(
     graph: ir.Graph, grouping: Grouping, widths: Widths, train: Split, seed: int
 ) -> ir.Graph:
@@ -157,7 +163,7 @@ class _Trainer:
     ) -> None:
         tf = tensorflow()
         self.original, self.data, self.options, self.epochs = graph, data, options, epochs
-        self.float_epochs = min(round(options.float_share * epochs), epochs - 1)
+        self.float_epochs = _float_epochs(options.float_share, epochs)
         self.kernels = SharedKernels(levels[-1])
         self.levels = [
             LevelNetwork(self.kernels, level, widths)
@@ -210,8 +216,9 @@ class _Trainer:
         tf, task, soft = tensorflow(), self.data.task, self.options.distillation
         teacher = forward(self.original, x)
         teacher_graph, terms = self.original, []
+        kernels = self.kernels.read(quantized)
         for level in levels:
-            values = level.forward(x, training=True, quantized=quantized)
+            values = level.forward(x, training=True, quantized=quantized, kernels=kernels)
             hard = loss.per_sample(level.graph, values, y, task)
             distance = loss.distillation(level.graph, values, teacher, task)
             terms.append(tf.reduce_mean((1 - soft) * hard + soft * distance))

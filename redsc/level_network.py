@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,21 +30,25 @@ class SharedKernels:
 
     def __init__(self, graph: ir.Graph) -> None:
         tf = tensorflow()
-        self.grouping = groups.find_groups(graph)
+        self.graph, self.grouping = graph, groups.find_groups(graph)
         self.by_name = {op.name: tf.Variable(op.kernel, name=op.name) for op in graph.linear_ops}
 
     @property
     def variables(self) -> list[Any]:
         return list(self.by_name.values())
 
-    def read(self, op: ir.LinearOp, quantized: bool) -> Tensor:
-        """The whole kernel, rounded as the int8 store holds it: per output channel, full width.
+    def read(self, quantized: bool) -> dict[str, Tensor]:
+        """All whole kernels; quantized: rounded as the int8 store will hold them."""
+        return {
+            op.name: self._rounded(op)
+            if quantized
+            else tensorflow().convert_to_tensor(self.by_name[op.name])
+            for op in self.graph.linear_ops
+        }
 
-        The gradient passes the rounding unchanged (straight-through).
-        """
+    def _rounded(self, op: ir.LinearOp) -> Tensor:
+        """Symmetric per output channel at full width; the gradient passes unchanged."""
         tf, kernel = tensorflow(), self.by_name[op.name]
-        if not quantized:
-            return tf.convert_to_tensor(kernel)
         # A depthwise kernel's output channels are its last two axes, others' the last one.
         reduced = (0, 1) if isinstance(op, ir.DepthwiseConv2D) else range(len(kernel.shape) - 1)
         largest = tf.reduce_max(tf.abs(kernel), axis=list(reduced), keepdims=True)
@@ -102,12 +107,17 @@ class LevelNetwork:
         x: Tensor,
         training: bool,
         quantized: bool,
+        kernels: Mapping[str, Tensor] | None = None,
         statistics: dict[str, tuple[Tensor, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
-        """Every tensor for raw inputs `x`; in training norms use, and report, batch moments."""
+        """Every tensor for raw inputs `x`; in training norms use, and report, batch moments.
+
+        kernels: what SharedKernels.read gave, when several levels run in one step.
+        """
+        full = self.kernels.read(quantized) if kernels is None else kernels
 
         def run_linear(op: ir.LinearOp, value: Tensor) -> Tensor:
-            product = linear(op, value, self._kernel(op, quantized))
+            product = linear(op, value, self._slice(op, full[op.name]))
             if training and self._has_statistics[op.name]:
                 product = self._batch_norm(op, product, statistics)
             else:
@@ -122,8 +132,7 @@ class LevelNetwork:
             values[op.name] = self._round(op.name, value) if rounded else value
         return values
 
-    def _kernel(self, op: ir.LinearOp, quantized: bool) -> Tensor:
-        kernel = self.kernels.read(op, quantized)
+    def _slice(self, op: ir.LinearOp, kernel: Tensor) -> Tensor:
         inputs, outputs = self._index[op.inputs[0]], self._index[op.name]
         kernel = _leading(kernel, -2, inputs)
         return kernel if isinstance(op, ir.DepthwiseConv2D) else _leading(kernel, -1, outputs)

@@ -1,0 +1,318 @@
+"""Training of all levels over shared kernels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from redsc import calibrate, data, finetune, groups, importance, ir, quantize
+from redsc.finetune import Options
+from redsc.level_network import LevelNetwork, SharedKernels
+from redsc.tf_network import predict
+from tests import graphs
+
+
+def depthwise() -> ir.Graph:
+    return graphs.ds_cnn(8, 1, (8, 6, 1), 3)
+
+
+def mixed() -> ir.Graph:
+    """Residual, concatenation, depthwise multiplier, flatten, layers with and without norm."""
+    net = graphs.GraphBuilder("mixed", (6, 6, 2))
+    skip = net.conv(4)
+    skip = net.add(skip, net.conv(4, activation=ir.Activation.NONE))
+    left, right = net.conv(3, (1, 1), source=skip, norm=False), net.depthwise(2, source=skip)
+    net.concatenate(left, right)
+    net.max_pool()
+    net.flatten()
+    net.dense(6)
+    net.dense(3, activation=ir.Activation.NONE)
+    net.softmax()
+    return net.graph()
+
+
+def task_data(shape: ir.Shape, classes: int = 3, distance: float = 1.0) -> data.Data:
+    """Classes that differ in mean: easy to learn, so that training must help."""
+    rng, samples = np.random.default_rng(0), 160
+    centres = distance * rng.normal(size=(classes, *shape))
+    y = rng.integers(0, classes, samples)
+    x = (centres[y] + rng.normal(size=(samples, *shape))).astype(np.float32)
+    cut = samples * 3 // 4
+    train, held = data.Split(x[:cut], y[:cut]), data.Split(x[cut:], y[cut:])
+    return data.Data("classification", train, held, None)
+
+
+def level_widths(graph: ir.Graph, shares=(0.5, 1.0)):
+    grouping = groups.find_groups(graph)
+    return grouping, [
+        {
+            name: group.units if group.fixed else max(1, round(share * group.units))
+            for name, group in grouping.groups.items()
+        }
+        for share in shares
+    ]
+
+
+def assert_nested(levels, widths):
+    grouping = groups.find_groups(levels[-1])
+    for level, chosen in zip(levels, widths, strict=True):
+        ir.check(level, lowered=True)
+        wanted = groups.select_units(levels[-1], grouping, groups.prefixes(chosen))
+        for op, slice_ in zip(level.linear_ops, wanted.linear_ops, strict=True):
+            assert np.array_equal(op.kernel, slice_.kernel), op.name
+
+
+@pytest.mark.parametrize("build", [depthwise, mixed], ids=lambda build: build.__name__)
+def test_levels_share_kernels_bit_for_bit_and_learn(build):
+    graph = build()
+    dataset = task_data(graph.input.shape)
+    grouping, widths = level_widths(graph)
+    before = finetune.finetune(graph, grouping, widths, dataset, Options(epochs=0))
+    lines = []
+    after = finetune.finetune(
+        graph,
+        grouping,
+        widths,
+        dataset,
+        Options(epochs=5, learning_rate=1e-2, distillation=0.2, batch_size=8),
+        lambda *line: lines.append(line),
+    )
+    assert_nested(after, widths)
+    assert [(epoch, epochs) for epoch, epochs, _ in lines] == [(e + 1, 5) for e in range(5)]
+    for old, new in zip(before, after, strict=True):
+        score = finetune.evaluate(new, dataset.train, "classification")["accuracy"]
+        assert score > 0.75
+        assert score > finetune.evaluate(old, dataset.train, "classification")["accuracy"]
+    for level in after:
+        for op, given in zip(level.linear_ops, graph.linear_ops, strict=True):
+            assert op.bias is None
+            if given.norm is None:  # a free scale and shift
+                assert op.norm.epsilon == 0
+                assert np.all(op.norm.mean == 0)
+                assert np.all(op.norm.variance == 1)
+            else:
+                assert op.norm.epsilon == given.norm.epsilon
+    narrow, full = after[0].linear_ops[0].norm, after[1].linear_ops[0].norm
+    assert not np.array_equal(narrow.beta, full.beta[: len(narrow.beta)])
+
+
+def test_no_epochs_re_estimate_batch_norm_alone():
+    graph = depthwise()
+    dataset = task_data(graph.input.shape)
+    grouping, widths = level_widths(graph)
+    narrow, full = finetune.finetune(graph, grouping, widths, dataset, Options(epochs=0))
+    assert full is graph
+    sliced = groups.select_units(graph, grouping, groups.prefixes(widths[0]))
+    x, _ = dataset.train.sample(512, 0)
+    wanted = calibrate.recalibrate_norms(sliced, x)
+    for op, other in zip(narrow.linear_ops, wanted.linear_ops, strict=True):
+        assert np.array_equal(op.kernel, other.kernel)
+        if op.norm is not None:
+            assert np.array_equal(op.norm.variance, other.norm.variance)
+
+
+def test_a_top_level_narrower_than_the_network_is_the_store():
+    graph = mixed()
+    grouping, widths = level_widths(graph, (0.4, 0.7))
+    levels = finetune.finetune(
+        graph, grouping, widths, task_data(graph.input.shape), Options(epochs=1)
+    )
+    assert_nested(levels, widths)
+    top = groups.select_units(graph, grouping, groups.prefixes(widths[-1]))
+    assert [op.kernel.shape for op in levels[-1].linear_ops] == [
+        op.kernel.shape for op in top.linear_ops
+    ]
+
+
+def test_the_same_seed_gives_the_same_levels():
+    graph = depthwise()
+    dataset = task_data(graph.input.shape)
+    grouping, widths = level_widths(graph)
+
+    def trained(seed):
+        options = Options(epochs=2, seed=seed, float_share=1.0)
+        return finetune.finetune(graph, grouping, widths, dataset, options)
+
+    first, again, other = trained(1), trained(1), trained(2)
+    for level, same in zip(first, again, strict=True):
+        for op, twin in zip(level.linear_ops, same.linear_ops, strict=True):
+            assert np.array_equal(op.kernel, twin.kernel)
+            assert np.array_equal(op.norm.variance, twin.norm.variance)
+    assert not np.array_equal(first[1].linear_ops[0].kernel, other[1].linear_ops[0].kernel)
+
+
+def test_an_autoencoder_and_a_single_logit_train_too():
+    graph = graphs.autoencoder(12, 8, 3)
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(128, 2)) @ rng.normal(size=(2, 12))).astype(np.float32)
+    train, held = data.Split(x[:96], x[:96]), data.Split(x[96:], x[96:])
+    dataset = data.Data("reconstruction", train, held, None)
+    grouping, widths = level_widths(graph)
+    options = Options(epochs=5, learning_rate=1e-2, distillation=0.0, batch_size=8, float_share=1.0)
+    levels = finetune.finetune(graph, grouping, widths, dataset, options)
+    errors = [
+        finetune.evaluate(level, dataset.train, "reconstruction")["mean_squared_error"]
+        for level in (graph, *levels)
+    ]
+    assert max(errors[1:]) < errors[0]
+    net = graphs.GraphBuilder("binary", (4,))
+    net.dense(6)
+    net.dense(1, activation=ir.Activation.NONE)
+    net.append(ir.Logistic("probability", (net.last,)))
+    graph = net.graph()
+    dataset = task_data((4,), classes=2, distance=3.0)
+    grouping, widths = level_widths(graph)
+    options = Options(epochs=5, learning_rate=2e-2, distillation=0.0, batch_size=8, float_share=1.0)
+    for level in finetune.finetune(graph, grouping, widths, dataset, options):
+        assert finetune.evaluate(level, dataset.train, "classification")["accuracy"] > 0.8
+
+
+def test_streamed_data_trains(monkeypatch):
+    monkeypatch.setattr(finetune, "_STREAM_STEPS", 5)
+    graph = depthwise()
+    dataset = task_data(graph.input.shape)
+    split = dataset.train
+    passes = []
+
+    def stream():
+        passes.append(1)
+        return zip(split.x, split.y, strict=True)
+
+    dataset = replace(dataset, train=data.Split(split.x[:40], split.y[:40], stream))
+    grouping, widths = level_widths(graph)
+    levels = finetune.finetune(graph, grouping, widths, dataset, Options(epochs=2))
+    assert_nested(levels, widths)
+    assert len(passes) == 4  # 10 batches of 32, 3 of them in a pass over 120 samples
+
+
+def test_divergence_keeps_the_last_good_state_and_advises():
+    graph = depthwise()
+    dataset = task_data(graph.input.shape)
+    bad = data.Split(np.full_like(dataset.train.x, np.inf), dataset.train.y)
+    grouping, widths = level_widths(graph)
+    warnings: list[str] = []
+    probe = replace(dataset, train=bad)
+    levels = finetune.finetune(
+        graph, grouping, [widths[1]], probe, Options(epochs=3), warnings=warnings
+    )
+    assert levels == (graph,)
+    assert "diverged" in warnings[0]
+    assert "learning rate" in warnings[0]
+
+
+def test_training_ends_early_without_improvement(monkeypatch):
+    graph = depthwise()
+    grouping, widths = level_widths(graph)
+    seen = []
+    options = Options(epochs=12, learning_rate=0.0, float_share=0.0, patience=2)
+    finetune.finetune(
+        graph, grouping, widths, task_data(graph.input.shape), options, lambda *a: seen.append(a)
+    )
+    assert len(seen) == 3  # the first is the best, two more are no better
+
+
+@pytest.mark.parametrize("count", range(1, 11))
+def test_every_level_is_trained_and_both_ends_in_every_step(count):
+    steps = [finetune._levels_of_step(number, count) for number in range(8)]
+    assert set(sum(steps, ())) == set(range(count))
+    for levels in steps:
+        assert levels[0] == count - 1
+        assert levels[-1] == 0
+        assert list(levels) == sorted(set(levels), reverse=True)
+        assert len(levels) <= 4
+
+
+@pytest.mark.parametrize("build", [depthwise, mixed], ids=lambda build: build.__name__)
+def test_rounded_kernels_are_those_of_the_int8_store(build):
+    """The scale is the full-width kernel's, for every level, also of depthwise kernels."""
+    graph = build()
+    grouping, widths = level_widths(graph)
+    narrow = groups.select_units(graph, grouping, groups.prefixes(widths[0]))
+    x = task_data(graph.input.shape).train.x
+    store = quantize.quantize(
+        graph,
+        grouping,
+        [
+            quantize.FloatLevel(p, w, g, calibrate.activation_ranges(g, x))
+            for p, w, g in zip((50, 100), widths, (narrow, graph), strict=True)
+        ],
+    )
+    rounded = SharedKernels(graph).read(quantized=True)
+    for op in graph.linear_ops:
+        kernel, axes = (
+            rounded[op.name].numpy(),
+            {
+                ir.Conv2D: (3, 0, 1, 2),
+                ir.DepthwiseConv2D: (0, 1, 2, 3),
+                ir.Dense: (1, 0),
+            }[type(op)],
+        )
+        weights = store.weights[op.name].astype(np.float64)
+        theirs = kernel.transpose(axes).reshape(weights.shape)
+        channels = -1 if isinstance(op, ir.DepthwiseConv2D) else 0
+        theirs = np.moveaxis(theirs, channels, 0).reshape(op.out_channels, -1)
+        weights = np.moveaxis(weights, channels, 0).reshape(op.out_channels, -1)
+        scale = np.abs(theirs).max(axis=1, keepdims=True) / 127
+        np.testing.assert_allclose(theirs / scale, weights, atol=1e-3)
+
+
+@pytest.mark.parametrize("build", [depthwise, mixed], ids=lambda build: build.__name__)
+def test_a_level_network_is_its_graph(build):
+    graph = build()
+    grouping, widths = level_widths(graph)
+    x = task_data(graph.input.shape).train.x
+    y = np.zeros(len(x), np.int64)
+    kernels = SharedKernels(graph)
+    narrow = groups.select_units(graph, grouping, groups.prefixes(widths[0]))
+    level = LevelNetwork(kernels, narrow, widths[0])
+    outputs, _ = level.evaluate(x, y, "classification", quantized=False)
+    np.testing.assert_allclose(outputs, predict(narrow, x), atol=1e-5)
+    level.measure(x)
+    exported = level.to_graph()
+    wanted = calibrate.recalibrate_norms(narrow, x)
+    outputs, _ = level.evaluate(x, y, "classification", quantized=False)
+    np.testing.assert_allclose(outputs, predict(exported, x), atol=1e-5)
+    np.testing.assert_allclose(outputs, predict(wanted, x), atol=1e-4)
+    rounded, _ = level.evaluate(x, y, "classification", quantized=True)
+    assert 0 < np.abs(rounded - outputs).max() < 0.2
+
+
+def test_scales_keep_their_sign_above_a_floor():
+    graph = depthwise()
+    first = graph.linear_ops[0]
+    gamma = first.norm.gamma.copy()
+    gamma[1], gamma[2] = -gamma[1], 1e-7
+    changed = replace(first, norm=replace(first.norm, gamma=gamma))
+    graph = graph.with_ops(changed if op is first else op for op in graph.ops)
+    grouping, widths = level_widths(graph)
+    options = Options(epochs=2, learning_rate=0.3)
+    for level in finetune.finetune(graph, grouping, widths, task_data(graph.input.shape), options):
+        trained = level.linear_ops[0].norm.gamma
+        assert np.array_equal(np.sign(trained), np.sign(gamma[: len(trained)]))
+        assert np.abs(trained).min() >= 0.99e-3 * np.abs(gamma).max()
+
+
+@pytest.mark.slow
+def test_narrow_levels_come_close_to_full_accuracy_on_digits():
+    """Real data, the whole path: importance, reorder, four levels of a depthwise network."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    x, y = datasets.load_digits(return_X_y=True)
+    x = x.reshape(-1, 8, 8, 1).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(x))
+    parts = [data.Split(x[i], y[i]) for i in np.split(order, [1300, 1450])]
+    dataset = data.Data("classification", *parts)
+    graph = graphs.ds_cnn(24, 3, (8, 8, 1), 10)
+    grouping = groups.find_groups(graph)
+    scratch = Options(epochs=12, distillation=0.0, float_share=1.0, learning_rate=3e-3)
+    (graph,) = finetune.finetune(graph, grouping, [grouping.full_widths], dataset, scratch)
+    full = finetune.evaluate(graph, dataset.test, "classification")["accuracy"]
+    assert full > 0.93
+    scores = importance.taylor(graph, *dataset.train.sample(256, 0), "classification")
+    graph, _ = importance.reorder(graph, grouping, scores)
+    _, widths = level_widths(graph, (0.5, 0.7, 0.85, 1.0))
+    levels = finetune.finetune(graph, grouping, widths, dataset, Options(epochs=15))
+    accuracies = [
+        finetune.evaluate(level, dataset.test, "classification")["accuracy"] for level in levels
+    ]
+    assert min(accuracies) > full - 0.06
+    assert accuracies[-1] > full - 0.02

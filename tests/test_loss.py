@@ -1,0 +1,81 @@
+"""Losses and scores of a task."""
+
+import numpy as np
+import pytest
+
+from redsc import ir, loss
+from redsc.tf_network import forward
+from tests import graphs
+
+
+def network(outputs: int, last: type[ir.Op] | None) -> ir.Graph:
+    net = graphs.GraphBuilder("net", (3,))
+    net.dense(outputs, activation=ir.Activation.NONE)
+    if last is not None:
+        net.append(last("last", (net.last,)))
+    return net.graph()
+
+
+X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("last", [ir.Softmax, None])
+def test_cross_entropy_is_of_logits(last):
+    graph = network(4, last)
+    values = forward(graph, X)
+    y = np.array([0, 1, 2, 3, 0, 1])
+    logits = values[graph.ops[1].name].numpy().astype(np.float64)
+    wanted = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(6), y]
+    np.testing.assert_allclose(
+        loss.per_sample(graph, values, y, "classification"), wanted, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("last", [ir.Logistic, None])
+def test_a_single_output_is_a_logit_of_class_1(last):
+    graph = network(1, last)
+    values = forward(graph, X)
+    y = np.array([0, 1, 1, 0, 1, 0])
+    probability = 1 / (1 + np.exp(-values[graph.ops[1].name].numpy()[:, 0].astype(np.float64)))
+    wanted = -np.log(np.where(y == 1, probability, 1 - probability))
+    np.testing.assert_allclose(
+        loss.per_sample(graph, values, y, "classification"), wanted, rtol=1e-4
+    )
+    outputs = values[graph.output].numpy()
+    predicted = (probability > 0.5).astype(int)
+    assert loss.accuracy(outputs, predicted, graph) == 1
+    assert loss.accuracy(outputs, 1 - predicted, graph) == 0
+
+
+def test_regression_is_mean_squared_error():
+    graph = network(4, None)
+    values = forward(graph, X)
+    y = np.ones((6, 4), np.float32)
+    wanted = ((values[graph.output].numpy() - 1) ** 2).mean(axis=1)
+    np.testing.assert_allclose(loss.per_sample(graph, values, y, "regression"), wanted, rtol=1e-5)
+    assert loss.mean_squared_error(values[graph.output].numpy(), y) == pytest.approx(
+        wanted.mean(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("outputs", "last", "task"),
+    [
+        (4, ir.Softmax, "classification"),
+        (1, ir.Logistic, "classification"),
+        (4, None, "regression"),
+    ],
+)
+def test_distance_from_the_teacher_is_least_at_the_teacher(outputs, last, task):
+    graph = network(outputs, last)
+    teacher = forward(graph, X)
+    other = forward(graph, X[::-1] + 1)
+    same = loss.distillation(graph, teacher, teacher, task).numpy()
+    assert np.all(same < loss.distillation(graph, other, teacher, task).numpy())
+
+
+def test_accuracy_counts_largest_outputs():
+    outputs = np.array([[[[0.1, 0.9]]], [[[0.8, 0.2]]], [[[0.4, 0.6]]]])
+    assert loss.accuracy(outputs, np.array([1, 0, 0]), network(2, ir.Softmax)) == pytest.approx(
+        2 / 3
+    )

@@ -1,0 +1,126 @@
+"""The emitted project: its sketch runs, its documents are whole, and nothing warns."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import graphs as reference
+import pytest
+from test_quantize import inputs, quantized
+
+from redsc import kernels, memory, plan, project, tflite, toolchain
+from redsc.plan import Plan
+
+needs_compilers = pytest.mark.skipif(
+    not all(map(toolchain.find, toolchain.APT_PACKAGES)), reason="a cross tool is not installed"
+)
+
+ARDUINO = """
+#include <stddef.h>
+#include <stdint.h>
+struct SerialPort {
+  void begin(unsigned long);
+  explicit operator bool();
+  size_t print(const char*);
+};
+extern SerialPort Serial;
+unsigned long millis();
+void delay(unsigned long);
+"""
+"""What the library uses of an Arduino core."""
+
+
+@pytest.fixture(scope="module")
+def emitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
+    graph = reference.ds_cnn(channels=8)
+    network = quantized(graph, inputs(graph, 8), (0.5, 1.0))
+    graphs = [level.graph for level in network.levels]
+    device_plan = plan.build_plan(network, memory.plan_levels(graphs, kernels.scratch_bytes))
+    levels = [
+        {
+            "level": number,
+            "macs": 1000 * (number + 1),
+            "macs_percent": 50.0 * (number + 1),
+            "parameters": 100,
+            "arena_bytes": arena_bytes,
+        }
+        for number, arena_bytes in enumerate(device_plan.arena_bytes)
+    ]
+    directory = tmp_path_factory.mktemp("emitted") / "project"
+    directory.mkdir()
+    tflites = [tflite.write(level) for level in network.levels]
+    project.write(directory, graph, device_plan, levels, tflites, "my {model}.h5")
+    return directory, device_plan
+
+
+def checksums(text: str) -> list[str]:
+    return re.findall(r"^level=\d+ .*crc32=([0-9a-f]{8})$", text, re.MULTILINE)
+
+
+def test_documents(emitted: tuple[Path, Plan]) -> None:
+    directory, device_plan = emitted
+    readme = (directory / "README.md").read_text()
+    assert f"| 1 | 2000 | 100.0 % | 100 | {device_plan.arena_bytes[1]} |" in readme
+    assert "49 × 10 × 1 values" in readme
+    listed = subprocess.run(
+        ["make", "help"], cwd=directory, capture_output=True, text=True, check=True
+    ).stdout
+    assert {line.split()[0] for line in listed.splitlines()} == {
+        *("help", "build", "emulator", "native", "flash", "monitor", "verify", "clean")
+    }
+    for path in directory.rglob("*"):
+        if path.suffix in (".md", ".ini", ".cpp", ".h", ".cc", ".py", ".json"):
+            assert str(Path.home()) not in path.read_text()
+
+
+def test_make_names_what_is_missing(emitted: tuple[Path, Plan]) -> None:
+    finished = subprocess.run(
+        ["make", "build", "PIO=no-such-pio"],
+        cwd=emitted[0],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode != 0
+    assert "pip install platformio" in finished.stderr
+
+
+@needs_compilers
+@pytest.mark.slow
+def test_sketch_computes_the_same_here_and_on_the_emulator(
+    emitted: tuple[Path, Plan], tmp_path: Path
+) -> None:
+    directory, _ = emitted
+    native = toolchain.build(directory, "native", tmp_path)
+    emulator = toolchain.build(directory, "emulator", tmp_path)
+    assert native.stderr == emulator.stderr == ""
+    host = subprocess.run([native.program], capture_output=True, text=True, check=True).stdout
+    qemu = ["qemu-system-arm", "-M", "mps2-an386", "-display", "none", "-monitor", "none"]
+    qemu += ["-serial", "stdio", "-semihosting-config", "enable=on,target=native"]
+    qemu += ["-icount", "shift=7", "-kernel", str(emulator.program)]
+    device = subprocess.run(qemu, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert host.startswith("reds_benchmark version=1 levels=2 input_bytes=490 output_bytes=12\n")
+    assert len(checksums(host)) == 2
+    assert checksums(host) == checksums(device)
+    assert "instructions" not in host
+    counts = [int(count) for count in re.findall(r" instructions=(\d+)", device)]
+    assert 0 < counts[0] < counts[1]
+    switches = [int(count) for count in re.findall(r"switch_instructions=(\d+)", device)]
+    assert switches[0] == switches[1] < 30
+    assert host.splitlines()[-1] == device.splitlines()[-1]
+
+
+@needs_compilers
+@pytest.mark.slow
+def test_sketch_and_library_compile_for_arduino(emitted: tuple[Path, Plan], tmp_path: Path) -> None:
+    """Against the declarations they use, with every warning an error."""
+    directory, _ = emitted
+    (tmp_path / "Arduino.h").write_text(ARDUINO)
+    reds = directory / "lib" / "reds"
+    flags = "-std=gnu++14 -mcpu=cortex-m4 -mthumb -mfloat-abi=softfp -mfpu=fpv4-sp-d16 -O2"
+    flags += " -Wall -Wextra -Werror -fno-exceptions -fno-rtti -fsyntax-only -DARDUINO=10819"
+    includes = [f"-I{path}" for path in (tmp_path, reds / "include", directory / "lib" / "model")]
+    for source in (directory / "src" / "main.cpp", *sorted((reds / "src").rglob("*.cc"))):
+        subprocess.run(["arm-none-eabi-g++", *flags.split(), *includes, source], check=True)

@@ -14,17 +14,8 @@ from collections.abc import Callable, Sequence
 
 from redsc.errors import ModelError
 from redsc.ir import Shape
-from redsc.keras_network import (
-    INERT_LAYERS,
-    OPTIONS,
-    WEIGHTED_LAYERS,
-    ActivationSpec,
-    Layer,
-    Network,
-    layer_activation,
-    output_shape,
-    target_shape,
-)
+from redsc.keras_network import WEIGHTED_LAYERS, Layer, Network, output_shape, target_shape
+from redsc.keras_options import INERT_LAYERS, OPTIONS, ActivationSpec, layer_activation
 
 Verdict = tuple[bool, str]
 LayerRule = Callable[[Layer], Verdict]

@@ -14,14 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from redsc import ir
-from redsc.keras_network import (
-    INERT_LAYERS,
-    ActivationSpec,
-    Layer,
-    Network,
-    layer_activation,
-    weight_shapes,
-)
+from redsc.keras_network import Layer, Network, weight_shapes
+from redsc.keras_options import INERT_LAYERS, ActivationSpec, layer_activation
 
 Weights = Mapping[str, tuple[np.ndarray, ...]]
 _NORMALIZATION_EPSILON = 1e-7  # keras.config.epsilon(), the least standard deviation

@@ -11,7 +11,7 @@ import numpy as np
 
 from redsc import ir, support
 from redsc.errors import ModelError
-from redsc.importer import config, files, saved_model, weights
+from redsc.importer import config, files, flatten, saved_model, weights
 from redsc.importer.convert import convert
 from redsc.keras_network import Layer, Network, output_shape, weight_shapes
 
@@ -81,7 +81,7 @@ def load(path: Path) -> LoadedModel:
 def _checked(raw: Any, keras_version: int, where: str) -> tuple[config.Node, Network]:
     """A configuration as a tree and as a network that redsc supports."""
     node = config.parse_model(raw, keras_version, where)
-    network = config.flatten(node, keras_version, where)
+    network = flatten.flatten(node, keras_version, where)
     support.check(network, where)
     return node, network
 

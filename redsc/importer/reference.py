@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from redsc.importer.load import LoadedModel
-from redsc.keras_network import INERT_LAYERS, ActivationSpec, Layer
+from redsc.keras_network import Layer
+from redsc.keras_options import INERT_LAYERS, ActivationSpec
 from redsc.tf_network import tensorflow
 
 

@@ -7,7 +7,6 @@ children from the outermost model (`keras_network.Layer.path`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ import numpy as np
 from redsc.errors import ModelError
 from redsc.importer.config import Node
 from redsc.importer.files import Hdf5Reader
-from redsc.keras_network import WEIGHTED_LAYERS, read_options
+from redsc.keras_network import WEIGHTED_LAYERS
+from redsc.keras_options import read_options
 
 Path = tuple[int, ...]
 Weights = dict[Path, list[np.ndarray]]
@@ -222,7 +222,3 @@ def from_checkpoint(checkpoint: Any, objects: Any, model: Node, where: str) -> W
 
     walk(0, model, ())
     return weights
-
-
-def by_layer(weights: Mapping[Path, list[np.ndarray]], path: Path) -> list[np.ndarray]:
-    return weights.get(path, [])

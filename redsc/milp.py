@@ -1,0 +1,324 @@
+"""The knapsack as a mixed-integer linear program.
+
+Per group one binary variable per candidate width, exactly one of which is 1. What depends on two
+widths (the weights of a convolution) hangs on continuous pair variables, tied to the binaries by
+their marginals: for each candidate of one group they sum to its binary over the other's
+candidates. With binaries at 0 or 1 the pair variables are then their products, so gain, true
+MACs and weight bytes are linear and exact. Memory is linear in the widths as it is.
+
+PuLP writes the program; HiGHS solves it when highspy is installed, CBC otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulp
+
+from redsc.errors import InfeasibleError
+from redsc.knapsack import Limits, Problem, Values, grow, joint_violations
+
+MOST_REPEATS = 50
+"""Times that a solver may return widths slightly beyond a limit; it has not been seen to."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Widths per level; no widths within the limits have an objective above `bound`."""
+
+    widths: tuple[dict[str, int], ...]
+    objective: float
+    bound: float
+    seconds: float
+    solver: str
+
+    @property
+    def gap(self) -> float:
+        """(bound - objective) / objective; 0 is proven optimal."""
+        return gap_of(self.bound, self.objective)
+
+    @property
+    def proven_optimal(self) -> bool:
+        return self.gap == 0
+
+
+def gap_of(bound: float, objective: float) -> float:
+    """How much better than `objective` the optimum may be, as a share of it."""
+    if bound <= objective:
+        return 0.0
+    return (bound - objective) / objective if objective > 0 else math.inf
+
+
+Terms = list[tuple[Any, float]]
+
+
+@dataclass(eq=False)
+class _Level:
+    """Variables of one level, and per resource the terms and the constant of its total."""
+
+    choose: dict[str, list[Any]] = field(default_factory=dict)
+    terms: dict[str, Terms] = field(
+        default_factory=lambda: {name: [] for name in ("gain", "macs", "weights", "tables")}
+    )
+    constants: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("gain", "macs", "weights", "tables"), 0)
+    )
+
+    def count(self, variables: Iterable[Any] | None, values: Values) -> None:
+        """Adds what `variables` (None: a constant) bring and cost."""
+        arrays = (values.gain, values.macs, values.weights_bytes, values.table_bytes)
+        for name, array in zip(self.terms, arrays, strict=True):
+            flat = array.ravel().tolist()
+            if variables is None:
+                self.constants[name] += flat[0]
+            else:
+                self.terms[name] += [t for t in zip(variables, flat, strict=True) if t[1]]
+
+
+def solve(problem: Problem, limits: Limits, time_limit_s: float | None = None) -> Solution:
+    """The best widths of one level; see solve_jointly. Solution.widths holds one entry."""
+    return solve_jointly(problem, [limits], time_limit_s)
+
+
+def solve_jointly(
+    problem: Problem, limits: Sequence[Limits], time_limit_s: float | None = None
+) -> Solution:
+    """The best widths of several nested levels, narrowest first: greatest sum of gains.
+
+    flash_bytes of the last level counts its weights and the tables of all levels; set no
+    flash_bytes for the others when there are several. Proven optimal with gap 0 unless the time
+    limit ends the search. Raises InfeasibleError when even the smallest candidates do not fit,
+    which names the limits that bind.
+    """
+    started = time.monotonic()
+    count = len(limits)
+    broken = joint_violations(problem.model, limits, [problem.smallest] * count)
+    if broken:
+        needs = "; ".join(map(str, broken))
+        raise InfeasibleError(f"No widths fit: even the smallest ones break a limit ({needs})")
+    if not joint_violations(problem.model, limits, [problem.largest] * count):
+        return _solution(problem, [problem.largest] * count, started)
+    program, levels = _program(problem, limits)
+    for _ in range(MOST_REPEATS):
+        program.solve(_solver(time_limit_s))
+        if program.sol_status == pulp.LpSolutionIntegerFeasible or not program.sol_status:
+            return _stopped(program, problem, levels, limits, started)
+        assert program.sol_status == pulp.LpSolutionOptimal, pulp.LpSolution[program.sol_status]
+        best = [_chosen(problem, level) for level in levels]
+        if not joint_violations(problem.model, limits, best):
+            return _solution(problem, best, started)
+        # Within its tolerances the solver let a limit be broken by a unit or so.
+        _forbid(program, problem, levels, best)
+    raise AssertionError("the program and the limits disagree")
+
+
+def _program(problem: Problem, limits: Sequence[Limits]) -> tuple[Any, list[_Level]]:
+    program = pulp.LpProblem("widths", pulp.LpMaximize)
+    levels = [_add_level(program, problem, str(number)) for number in range(len(limits))]
+    for lower, upper in itertools.pairwise(levels):
+        _nest(program, lower, upper)
+    scale = _gain_scale(problem)
+    terms = [(v, gain * scale) for level in levels for v, gain in level.terms["gain"]]
+    program.setObjective(pulp.LpAffineExpression(terms))
+    for number, (level, limit) in enumerate(zip(levels, limits, strict=True)):
+        below = levels[:number]
+        for resource, maximum in (("macs", limit.macs), ("weights", limit.weights_bytes)):
+            _limit(program, level.terms[resource], level.constants[resource], maximum)
+        if limit.flash_bytes is not None:
+            tables = [(v, x * limit.tables) for v, x in level.terms["tables"]]
+            constant = level.constants["weights"] + level.constants["tables"] * limit.tables
+            for other in below:
+                tables += other.terms["tables"]
+                constant += other.constants["tables"]
+            _limit(program, level.terms["weights"] + tables, constant, limit.flash_bytes)
+        if limit.peak_bytes is not None:
+            _limit_memory(program, problem, level, limit.peak_bytes)
+    return program, levels
+
+
+def _gain_scale(problem: Problem) -> float:
+    """Solvers' tolerances are absolute: bring the range of the gain to about 1000."""
+    span = problem.gains.total(problem.largest) - problem.gains.total(problem.smallest)
+    return 1000 / span if span > 0 else 1.0
+
+
+def _add_level(program: Any, problem: Problem, tag: str) -> _Level:
+    level = _Level()
+    for number, (group, widths) in enumerate(problem.candidates.items()):
+        if len(widths) == 1:
+            level.count(None, problem.units[group])
+            continue
+        names = [f"x{tag}_{number}_{i}" for i in range(len(widths))]
+        variables = [program.add_variable(name, cat=pulp.LpBinary) for name in names]
+        level.choose[group] = variables
+        _equal(program, [(v, 1) for v in variables], 1)
+        level.count(variables, problem.units[group])
+    for number, ((a, b), values) in enumerate(problem.pairs.items()):
+        rows, columns = values.gain.shape
+        joint = [
+            [program.add_variable(f"y{tag}_{number}_{i}_{j}", 0) for j in range(columns)]
+            for i in range(rows)
+        ]
+        for i, variable in enumerate(level.choose[a]):
+            _equal(program, [*((v, 1) for v in joint[i]), (variable, -1)], 0)
+        for j, variable in enumerate(level.choose[b]):
+            _equal(program, [*((row[j], 1) for row in joint), (variable, -1)], 0)
+        level.count([v for row in joint for v in row], values)
+    return level
+
+
+def _nest(program: Any, lower: _Level, upper: _Level) -> None:
+    """lower <= upper, group by group: at least as likely to reach every candidate."""
+    for group, below in lower.choose.items():
+        above = upper.choose[group]
+        for start in range(1, len(below)):
+            terms = [(v, 1) for v in below[start:]] + [(v, -1) for v in above[start:]]
+            _at_most(program, terms, 0)
+
+
+def _limit_memory(program: Any, problem: Problem, level: _Level, maximum: int) -> None:
+    """One row per set of tensors alive together that could break the limit."""
+    largest = problem.largest
+    rows = {tuple(sorted(row.items())) for row in problem.live.values()}
+    for row in sorted(rows):
+        if sum(size * largest[group] for group, size in row) <= maximum:
+            continue
+        terms: Terms = []
+        constant = 0
+        for group, size in row:
+            widths = problem.candidates[group]
+            if group in level.choose:
+                terms += [
+                    (v, size * width) for v, width in zip(level.choose[group], widths, strict=True)
+                ]
+            else:
+                constant += size * widths[0]
+        _limit(program, terms, constant, maximum)
+
+
+def _limit(program: Any, terms: Terms, constant: float, maximum: int | None) -> None:
+    """terms + constant <= maximum in integers, divided by their gcd to suit tolerances."""
+    if maximum is None or not terms:
+        return
+    total: dict[Any, int] = {}
+    for variable, factor in terms:  # PuLP would keep only the last of several terms
+        total[variable] = total.get(variable, 0) + int(factor)
+    divisor = math.gcd(*total.values()) or 1
+    scaled = [(variable, factor // divisor) for variable, factor in total.items()]
+    _at_most(program, scaled, (maximum - int(constant)) // divisor)
+
+
+def _equal(program: Any, terms: Sequence[tuple[Any, float]], value: int) -> None:
+    expression = pulp.LpAffineExpression(terms)
+    program.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintEQ, rhs=value))
+
+
+def _at_most(program: Any, terms: Sequence[tuple[Any, float]], value: int) -> None:
+    expression = pulp.LpAffineExpression(terms)
+    program.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintLE, rhs=value))
+
+
+# --- the solver's answer -------------------------------------------------------------------------
+
+
+def solver_name() -> str:
+    """HiGHS when it is installed, else CBC, which PuLP brings along."""
+    return "HiGHS" if pulp.HiGHS(msg=False).available() else "CBC"
+
+
+def _solver(time_limit_s: float | None) -> Any:
+    if solver_name() == "HiGHS":
+        return pulp.HiGHS(msg=False, gapRel=0, timeLimit=time_limit_s)
+    return _cbc(time_limit_s=time_limit_s)
+
+
+def _cbc(mip: bool = True, time_limit_s: float | None = None) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # PuLP 4 takes it out, 3.3 ships it
+        return pulp.PULP_CBC_CMD(mip=mip, msg=False, gapRel=0, timeLimit=time_limit_s)
+
+
+def _chosen(problem: Problem, level: _Level) -> dict[str, int]:
+    widths = problem.smallest
+    for group, variables in level.choose.items():
+        best = max(range(len(variables)), key=lambda i: variables[i].varValue or 0)
+        widths[group] = problem.candidates[group][best]
+    return widths
+
+
+def _solution(
+    problem: Problem,
+    widths: Sequence[dict[str, int]],
+    started: float,
+    bound: float | None = None,
+) -> Solution:
+    """bound: None says that the solver proved the widths optimal."""
+    objective = sum(problem.gains.total(level) for level in widths)
+    return Solution(
+        widths=tuple(widths),
+        objective=objective,
+        bound=objective if bound is None else bound,
+        seconds=time.monotonic() - started,
+        solver=solver_name(),
+    )
+
+
+def _stopped(
+    program: Any,
+    problem: Problem,
+    levels: Sequence[_Level],
+    limits: Sequence[Limits],
+    started: float,
+) -> Solution:
+    """The time limit ended the search: the better of its incumbent and a greedy answer."""
+    options = [_greedy(problem, limits)]
+    if program.sol_status == pulp.LpSolutionIntegerFeasible:
+        options.append([_chosen(problem, level) for level in levels])
+    options = [o for o in options if not joint_violations(problem.model, limits, o)]
+    best = max(options, key=lambda option: sum(map(problem.gains.total, option)))
+    bound = _bound(program) / _gain_scale(problem) + sum(x.constants["gain"] for x in levels)
+    # Never claimed as proven: the solver did not say so.
+    bound = max(bound, sum(map(problem.gains.total, best)) * (1 + 1e-9))
+    return _solution(problem, best, started, bound)
+
+
+def _greedy(problem: Problem, limits: Sequence[Limits]) -> list[dict[str, int]]:
+    """Levels grown one after another, each within its limits and leaving room for the wider."""
+    done: list[dict[str, int]] = []
+    for _ in limits:
+
+        def fits(widths: dict[str, int]) -> bool:
+            levels = [*done, *[widths] * (len(limits) - len(done))]
+            return not joint_violations(problem.model, limits, levels)
+
+        done.append(grow(problem, done[-1] if done else problem.smallest, fits))
+    return done
+
+
+def _bound(program: Any) -> float:
+    """Upper bound of the objective after a search was stopped.
+
+    HiGHS tells its own; of CBC PuLP passes none on, so there it is the linear relaxation's.
+    """
+    if solver_name() == "HiGHS":
+        return -float(program.solverModel.getInfo().mip_dual_bound)  # PuLP minimises the negative
+    program.solve(_cbc(mip=False))
+    return float(pulp.value(program.objective))
+
+
+def _forbid(
+    program: Any, problem: Problem, levels: Sequence[_Level], widths: Sequence[dict[str, int]]
+) -> None:
+    """A no-good cut: not exactly these widths again."""
+    terms: Terms = [
+        (level.choose[group][problem.candidates[group].index(chosen[group])], 1)
+        for level, chosen in zip(levels, widths, strict=True)
+        for group in level.choose
+    ]
+    _at_most(program, terms, len(terms) - 1)

@@ -27,8 +27,8 @@ log = logging.getLogger("redsc")
 Progress = Callable[[int, int, str], None]
 """Called after every epoch with its number from 1, the number of epochs, and a line of metrics."""
 
-_SAMPLES_SEEN = 50_000
-_EPOCHS = (10, 30)
+_SAMPLES_SEEN = 60_000
+_EPOCHS = (10, 40)
 """Default epochs: as many as see about _SAMPLES_SEEN samples, within these bounds."""
 
 _STREAM_STEPS = 1000

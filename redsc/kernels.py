@@ -21,6 +21,11 @@ TILE_BYTES = 9216
 MAX_TILE_PIXELS = 16
 """Reading each weight once per 16 pixels costs about 4 % more than once per image."""
 
+STRIP_BYTES = 4096
+"""Packed pixels of four channels a depthwise convolution keeps in scratch."""
+
+MAX_TILE_COLUMNS = 64
+
 GENERIC = {
     ir.Add: "add",
     ir.Concatenate: "concatenate",
@@ -62,7 +67,7 @@ def scratch_bytes(graph: ir.Graph) -> dict[str, int]:
             case ir.Conv2D():
                 size = conv2d_scratch_bytes(op, shapes[op.name])
             case ir.DepthwiseConv2D() if op.multiplier == 1:
-                size = depthwise_conv2d_scratch_bytes(op)
+                size = depthwise_conv2d_scratch_bytes(op, shapes[op.name])
             case ir.Dense():
                 size = dense_scratch_bytes(axes[op.inputs[0]])
             case _:
@@ -71,22 +76,47 @@ def scratch_bytes(graph: ir.Graph) -> dict[str, int]:
     return result
 
 
-def tile_pixels(op: ir.Conv2D, output: ir.Shape) -> int:
-    """Pixels, a multiple of 4, that the convolution packs into scratch at once."""
-    packed_bytes = 4 * 2 * _padded_products(op)
-    tiles = min(TILE_BYTES // packed_bytes, MAX_TILE_PIXELS // 4, -(-output[0] * output[1] // 4))
-    return 4 * max(1, tiles)
+def tile(op: ir.LinearOp, output: ir.Shape) -> tuple[int, int]:
+    """Height and width, in output pixels, of what a kernel packs into scratch at once.
+
+    A convolution takes its pixels in reading order, so its tiles are one line of a multiple of 4.
+    """
+    match op:
+        case ir.Conv2D():
+            packed_bytes = 4 * 2 * _padded_products(op)
+            pixels = output[0] * output[1]
+            blocks = min(TILE_BYTES // packed_bytes, MAX_TILE_PIXELS // 4, -(-pixels // 4))
+            return 1, 4 * max(1, blocks)
+        case ir.DepthwiseConv2D():
+            width = min(output[1], MAX_TILE_COLUMNS)
+            height = 1
+            while height < output[0] and _strip_bytes(op, height + 1, width) <= STRIP_BYTES:
+                height += 1
+            return height, width
+        case _:
+            return 0, 0
 
 
 def conv2d_scratch_bytes(op: ir.Conv2D, output: ir.Shape) -> int:
     """int16 tile, int16 weights of two channels, and four int8 rows being gathered."""
     products = _padded_products(op)
-    return 2 * products * tile_pixels(op, output) + 2 * 2 * products + 4 * products
+    return 2 * products * tile(op, output)[1] + 2 * 2 * products + 4 * products
 
 
-def depthwise_conv2d_scratch_bytes(op: ir.DepthwiseConv2D) -> int:
-    """int16 weights of four channels."""
-    return 4 * 2 * op.kernel.shape[0] * op.kernel.shape[1]
+def depthwise_conv2d_scratch_bytes(op: ir.DepthwiseConv2D, output: ir.Shape) -> int:
+    """int16 weights of four channels, and the same of the image under a tile's windows."""
+    return 4 * 2 * op.kernel.shape[0] * op.kernel.shape[1] + _strip_bytes(op, *tile(op, output))
+
+
+def _strip_bytes(op: ir.DepthwiseConv2D, height: int, width: int) -> int:
+    """int16 pixels, four channels each, that the windows of height x width outputs reach over."""
+    rows, columns = (
+        (outputs - 1) * stride + (window - 1) * rate + 1
+        for outputs, stride, window, rate in zip(
+            (height, width), op.strides, op.kernel.shape[:2], op.dilation, strict=True
+        )
+    )
+    return 4 * 2 * rows * columns
 
 
 def dense_scratch_bytes(axis: Axis) -> int:

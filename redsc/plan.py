@@ -81,7 +81,8 @@ class LinearLevel:
     output_zero_point: int
     activation_min: int
     activation_max: int
-    tile_pixels: int
+    tile_height: int
+    tile_width: int
 
 
 @dataclass(frozen=True)
@@ -441,7 +442,7 @@ class _Builder:
 
     def linear_level(self, op: ir.LinearOp, number: int) -> LinearLevel:
         c = constants.linear(op, self.network.levels[number])
-        output = self.level_shapes[number][op.name]
+        tile = kernels.tile(op, self.level_shapes[number][op.name])
 
         def channels(name: str) -> Symbol:
             axis = self.network.grouping.axes[name]
@@ -457,7 +458,8 @@ class _Builder:
             output_zero_point=c.output_zero_point,
             activation_min=c.activation_min,
             activation_max=c.activation_max,
-            tile_pixels=kernels.tile_pixels(op, output) if isinstance(op, ir.Conv2D) else 0,
+            tile_height=tile[0],
+            tile_width=tile[1],
         )
 
 

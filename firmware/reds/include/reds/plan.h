@@ -49,7 +49,10 @@ struct LinearLevel {
   int8_t output_zero_point;
   int8_t activation_min;
   int8_t activation_max;
-  uint32_t tile_pixels;  // pixels the DSP kernel packs into scratch at once
+  // Output pixels whose inputs the DSP kernels pack into scratch at once. Conv2D takes tile_width
+  // pixels in reading order, across lines.
+  uint16_t tile_height;
+  uint16_t tile_width;
 };
 
 struct Conv2D {

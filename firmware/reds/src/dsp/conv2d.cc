@@ -36,43 +36,103 @@ constexpr uint32_t kChannels = 2;  // of one block
   "smlad r10, r3, r12, r10\n"         \
   "smlad r11, r3, lr, r11\n"
 
-// sums[channel][pixel] += products of `pairs` (> 0) pairs; x: (pairs, 4 pixels), w: (pairs, 2
-// channels), words of two int16. Written in assembly because it needs all registers there are:
-// 8 sums, 4 operands, 2 pointers. 16 cycles per 16 products.
+// In: r0 = x (pairs, 4 pixels), r1 = w (pairs, 2 channels), r2 = pairs (> 0), words of two int16
+// each. Adds to r4 ... r7 (first channel, four pixels) and r8 ... r11 (second channel). Uses all
+// other registers and s1. In assembly because it needs all registers there are: 8 sums, 4
+// operands, 2 pointers; 16 cycles per 16 products.
+#define REDS_MULTIPLY                                                                      \
+  "add.w r12, r0, r2, lsl #4\n"                                                            \
+  "vmov s1, r12\n" /* where x ends */                                                      \
+  "ands r2, r2, #7\n"                                                                      \
+  "beq 1f\n"                                                                               \
+  /* a remainder: enter the block of 8 steps in its middle, pointers set back accordingly */ \
+  "rsb r2, r2, #8\n"                                                                       \
+  "sub.w r0, r0, r2, lsl #4\n"                                                             \
+  "sub.w r1, r1, r2, lsl #3\n"                                                             \
+  "movs r3, #56\n" /* bytes of code per step */                                            \
+  "mul r2, r2, r3\n"                                                                       \
+  "adr.w r3, 1f\n"                                                                         \
+  "add r3, r2\n"                                                                           \
+  "orr r3, r3, #1\n"                                                                       \
+  "bx r3\n"                                                                                \
+  ".balign 4\n"                                                                            \
+  "1:\n"                                                                                   \
+  REDS_STEP(0, 0) REDS_STEP(16, 8) REDS_STEP(32, 16) REDS_STEP(48, 24)                     \
+  REDS_STEP(64, 32) REDS_STEP(80, 40) REDS_STEP(96, 48) REDS_STEP(112, 56)                 \
+  "adds r0, #128\n"                                                                        \
+  "adds r1, #64\n"                                                                         \
+  "vmov lr, s1\n"                                                                          \
+  "cmp r0, lr\n"                                                                           \
+  "bne 1b\n"
+
+// Sums of a block, [channel][pixel], which start as the biases.
 __attribute__((naked, noinline)) void multiply_block(const uint32_t* /*x*/, const uint32_t* /*w*/,
                                                      uint32_t /*pairs*/, int32_t* /*sums*/) {
   asm volatile(
       "push {r4-r11, lr}\n"
       "vmov s0, r3\n"
-      "add.w r12, r0, r2, lsl #4\n"
-      "vmov s1, r12\n"  // where x ends
-      "ldmia r3, {r4-r11}\n"
-      "ands r2, r2, #7\n"
-      "beq 1f\n"
-      // a remainder: enter the block of 8 steps in its middle, pointers set back accordingly
-      "rsb r2, r2, #8\n"
-      "sub.w r0, r0, r2, lsl #4\n"
-      "sub.w r1, r1, r2, lsl #3\n"
-      "movs r3, #56\n"  // bytes of code per step
-      "mul r2, r2, r3\n"
-      "adr.w r3, 1f\n"
-      "add r3, r2\n"
-      "orr r3, r3, #1\n"
-      "bx r3\n"
-      ".balign 4\n"
-      "1:\n"  //
-      REDS_STEP(0, 0) REDS_STEP(16, 8) REDS_STEP(32, 16) REDS_STEP(48, 24)
-      REDS_STEP(64, 32) REDS_STEP(80, 40) REDS_STEP(96, 48) REDS_STEP(112, 56)
-      "adds r0, #128\n"
-      "adds r1, #64\n"
-      "vmov lr, s1\n"
-      "cmp r0, lr\n"
-      "bne 1b\n"
+      "ldmia r3, {r4-r11}\n"  //
+      REDS_MULTIPLY
       "vmov r0, s0\n"
       "stmia r0, {r4-r11}\n"
       "pop {r4-r11, pc}\n");
 }
 
+// Constants of two channels for the block below, and where its bytes go.
+struct ProvenBlock {
+  int32_t bias0, bias1;
+  int32_t multiplier0, rounding0, shift0;
+  int32_t multiplier1, rounding1, shift1;
+  int8_t* output;   // of the first channel and pixel; the second channel's lies behind it
+  uint32_t stride;  // bytes from pixel to pixel
+};
+
+// t = r1 = output; r2 = stride; r3, r12, lr = multiplier, rounding, shift. See simd.h.
+#define REDS_REQUANTIZE(sum)              \
+  "lsls " sum ", " sum ", #1\n"           \
+  "add.w r0, r12, " sum ", asr #31\n"     \
+  "smmlar r0, " sum ", r3, r0\n"          \
+  "asr.w r0, r0, lr\n"                    \
+  "ssat r0, #8, r0\n"                     \
+  "strb r0, [r1]\n"                       \
+  "add r1, r2\n"
+
+// A block from bias to bytes, saturated to int8.
+__attribute__((naked, noinline)) void multiply_proven_block(const uint32_t* /*x*/,
+                                                            const uint32_t* /*w*/,
+                                                            uint32_t /*pairs*/,
+                                                            const ProvenBlock* /*block*/) {
+  asm volatile(
+      "push {r4-r11, lr}\n"
+      "vmov s0, r3\n"
+      "ldr r4, [r3]\n"
+      "ldr.w r8, [r3, #4]\n"
+      "mov r5, r4\n"
+      "mov r6, r4\n"
+      "mov r7, r4\n"
+      "mov r9, r8\n"
+      "mov r10, r8\n"
+      "mov r11, r8\n"  //
+      REDS_MULTIPLY
+      "vmov r0, s0\n"
+      "ldr r3, [r0, #8]\n"
+      "ldr.w r12, [r0, #12]\n"
+      "ldr.w lr, [r0, #16]\n"
+      "ldr r1, [r0, #32]\n"
+      "ldr r2, [r0, #36]\n"  //
+      REDS_REQUANTIZE("r4") REDS_REQUANTIZE("r5") REDS_REQUANTIZE("r6") REDS_REQUANTIZE("r7")
+      "vmov r0, s0\n"
+      "ldr r3, [r0, #20]\n"
+      "ldr.w r12, [r0, #24]\n"
+      "ldr.w lr, [r0, #28]\n"
+      "ldr r1, [r0, #32]\n"
+      "adds r1, #1\n"  //
+      REDS_REQUANTIZE("r8") REDS_REQUANTIZE("r9") REDS_REQUANTIZE("r10") REDS_REQUANTIZE("r11")
+      "pop {r4-r11, pc}\n");
+}
+
+#undef REDS_REQUANTIZE
+#undef REDS_MULTIPLY
 #undef REDS_STEP
 
 // Neither argument needs to be aligned; a call of memcpy would go byte by byte.
@@ -260,39 +320,85 @@ void pack_tile(Windows& windows, const LinearLevel& level, uint32_t products, ui
   }
 }
 
+// The ways to turn a block's sums into bytes.
+class GeneralBlocks {
+ public:
+  // Two channels, equal ones when only one is left.
+  GeneralBlocks(const LinearLevel& level, uint32_t channel0, uint32_t channel1)
+      : requantize0_(level, channel0),
+        requantize1_(level, channel1),
+        bias0_(level.bias[channel0]),
+        bias1_(level.bias[channel1]) {}
+
+  void multiply(const uint32_t* x, const uint32_t* w, uint32_t pairs, int8_t* output,
+                uint32_t stride) {
+    int32_t sums[kChannels][kPixels] = {{bias0_, bias0_, bias0_, bias0_},
+                                        {bias1_, bias1_, bias1_, bias1_}};
+    multiply_block(x, w, pairs, sums[0]);
+    for (uint32_t i = 0; i < kPixels; ++i, output += stride) {
+      output[0] = static_cast<int8_t>(requantize0_(sums[0][i]));
+      output[1] = static_cast<int8_t>(requantize1_(sums[1][i]));
+    }
+  }
+
+ private:
+  GeneralRequantization requantize0_, requantize1_;
+  int32_t bias0_, bias1_;
+};
+
+class ProvenBlocks {
+ public:
+  ProvenBlocks(const LinearLevel& level, uint32_t channel0, uint32_t channel1) {
+    const ProvenRequantization first(level, channel0), second(level, channel1);
+    block_ = {level.bias[channel0], level.bias[channel1], first.multiplier,  first.rounding,
+              first.shift,          second.multiplier,    second.rounding, second.shift,
+              nullptr,              0};
+  }
+
+  void multiply(const uint32_t* x, const uint32_t* w, uint32_t pairs, int8_t* output,
+                uint32_t stride) {
+    block_.output = output;
+    block_.stride = stride;
+    multiply_proven_block(x, w, pairs, &block_);
+  }
+
+ private:
+  ProvenBlock block_;
+};
+
 // One or two channels, from `channel` on, of all pixels of a tile.
-template <typename Requantization>
+template <typename Blocks>
 void multiply_tile(const LinearLevel& level, uint32_t channel, uint32_t channels, uint32_t pixels,
                    const Scratch& scratch, int8_t* output) {
-  const uint32_t second = channel + channels - 1;  // the same again when there is only one
-  const Requantization requantize0(level, channel), requantize1(level, second);
-  const ActivationClamp activate(level);
-  const int32_t bias0 = level.bias[channel], bias1 = level.bias[second];
+  Blocks blocks(level, channel, channel + channels - 1);
   const uint32_t pairs = scratch.padded / 2, stride = level.outputs->count;
   const uint32_t* packed = scratch.tile;
   for (uint32_t first = 0; first < pixels; first += kPixels, packed += pairs * kPixels) {
-    int32_t sums[kChannels][kPixels] = {{bias0, bias0, bias0, bias0},
-                                        {bias1, bias1, bias1, bias1}};
-    multiply_block(packed, scratch.weights, pairs, sums[0]);
     const uint32_t count = pixels - first < kPixels ? pixels - first : kPixels;
+    if (count == kPixels && channels == kChannels) {
+      blocks.multiply(packed, scratch.weights, pairs, output, stride);
+      output += kPixels * stride;
+      continue;
+    }
+    int8_t bytes[kPixels][kChannels];
+    blocks.multiply(packed, scratch.weights, pairs, bytes[0], kChannels);
     for (uint32_t i = 0; i < count; ++i, output += stride) {
-      output[0] = activate(requantize0(sums[0][i]));
-      output[channels - 1] = activate(requantize1(sums[1][i]));
+      for (uint32_t c = 0; c < channels; ++c) output[c] = bytes[i][c];
     }
   }
 }
 
-template <typename Requantization>
+template <typename Blocks>
 void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
   const Window& window = op.window;
   const uint32_t pixels = static_cast<uint32_t>(window.output_height * window.output_width);
   const uint32_t products =
       static_cast<uint32_t>(window.kernel_height * window.kernel_width) * level.inputs->count;
-  const Scratch scratch(buffers.scratch, products, level.tile_pixels);
+  const Scratch scratch(buffers.scratch, products, level.tile_width);
   Windows windows(op, level, buffers.inputs[0]);
-  for (uint32_t start = 0; start < pixels; start += level.tile_pixels) {
+  for (uint32_t start = 0; start < pixels; start += level.tile_width) {
     const uint32_t count =
-        pixels - start < level.tile_pixels ? pixels - start : level.tile_pixels;
+        pixels - start < level.tile_width ? pixels - start : level.tile_width;
     pack_tile(windows, level, products, count, scratch);
     int8_t* const output = buffers.output + start * level.outputs->count;
     ChannelCursor channel(*level.outputs);
@@ -304,19 +410,20 @@ void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers
         row1 = weights_row(op, *level.inputs, channel.next(), scratch.rows + scratch.padded);
       }
       pack_weights(row0, row1, products, scratch.weights);
-      multiply_tile<Requantization>(level, i, channels, count, scratch, output + i);
+      multiply_tile<Blocks>(level, i, channels, count, scratch, output + i);
     }
+    ActivationClamp(level).apply(output, count * level.outputs->count);
   }
 }
 
 }  // namespace
 
 void conv2d(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
-  convolve<GeneralRequantization>(op, level, buffers);
+  convolve<GeneralBlocks>(op, level, buffers);
 }
 
 void conv2d_proven(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
-  convolve<ProvenRequantization>(op, level, buffers);
+  convolve<ProvenBlocks>(op, level, buffers);
 }
 
 }  // namespace dsp

@@ -101,18 +101,17 @@ inline uint32_t negated_pair(int8_t zero_point) {
 class ProvenRequantization {
  public:
   ProvenRequantization(const LinearLevel& level, uint32_t channel)
-      : multiplier_(level.multiplier[channel]),
-        shift_(-level.shift[channel]),
-        rounding_((1 << (shift_ - 1)) +
-                  static_cast<int32_t>(static_cast<uint32_t>(level.output_zero_point) << shift_)) {}
+      : multiplier(level.multiplier[channel]),
+        shift(-level.shift[channel]),
+        rounding((1 << (shift - 1)) +
+                 static_cast<int32_t>(static_cast<uint32_t>(level.output_zero_point) << shift)) {}
 
   // Saturated to int8, not yet clamped to the activation's range.
   int32_t operator()(int32_t sum) const {
-    return ssat8(smmlar(sum * 2, multiplier_, rounding_ + (sum >> 31)) >> shift_);
+    return ssat8(smmlar(sum * 2, multiplier, rounding + (sum >> 31)) >> shift);
   }
 
- private:
-  int32_t multiplier_, shift_, rounding_;
+  const int32_t multiplier, shift, rounding;
 };
 
 class GeneralRequantization {
@@ -145,6 +144,11 @@ class ActivationClamp {
 
   int8_t operator()(int32_t value) const {
     return static_cast<int8_t>(active_ ? clamp(value, min_, max_) : value);
+  }
+
+  void apply(int8_t* values, uint32_t count) const {
+    if (!active_) return;
+    for (; count > 0; --count, ++values) *values = static_cast<int8_t>(clamp(*values, min_, max_));
   }
 
  private:

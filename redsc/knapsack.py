@@ -23,13 +23,17 @@ Candidates = Mapping[str, Sequence[int]]
 @dataclass(frozen=True)
 class Limits:
     """Upper limits of one level; None is none. flash counts weights and `tables` times the
-    requantisation tables: levels of at least this width that are still to come need as much."""
+    requantisation tables: levels of at least this width that are still to come need as much.
+
+    least_macs asks for a minimum; it is no limit that `violations` knows of.
+    """
 
     macs: int | None = None
     peak_bytes: int | None = None
     weights_bytes: int | None = None
     flash_bytes: int | None = None
     tables: int = 1
+    least_macs: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

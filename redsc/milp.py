@@ -109,6 +109,9 @@ def solve_jointly(
         program.solve(_solver(time_limit_s))
         if program.sol_status == pulp.LpSolutionIntegerFeasible or not program.sol_status:
             return _stopped(program, problem, levels, limits, started)
+        if program.sol_status == pulp.LpSolutionInfeasible:
+            assert any(limit.least_macs for limit in limits), "the smallest widths fit"
+            raise InfeasibleError("No widths within the limits need as many MACs as wanted")
         assert program.sol_status == pulp.LpSolutionOptimal, pulp.LpSolution[program.sol_status]
         best = [_chosen(problem, level) for level in levels]
         if not joint_violations(problem.model, limits, best):
@@ -130,6 +133,9 @@ def _program(problem: Problem, limits: Sequence[Limits]) -> tuple[Any, list[_Lev
         below = levels[:number]
         for resource, maximum in (("macs", limit.macs), ("weights", limit.weights_bytes)):
             _limit(program, level.terms[resource], level.constants[resource], maximum)
+        if limit.least_macs is not None:
+            negative = [(v, -x) for v, x in level.terms["macs"]]
+            _limit(program, negative, -level.constants["macs"], -limit.least_macs)
         if limit.flash_bytes is not None:
             tables = [(v, x * limit.tables) for v, x in level.terms["tables"]]
             constant = level.constants["weights"] + level.constants["tables"] * limit.tables
@@ -283,6 +289,7 @@ def _stopped(
     options = [o for o in options if not joint_violations(problem.model, limits, o)]
     best = max(options, key=lambda option: sum(map(problem.gains.total, option)))
     bound = _bound(program) / _gain_scale(problem) + sum(x.constants["gain"] for x in levels)
+    bound = min(bound, problem.gains.total(problem.largest) * len(limits))
     # Never claimed as proven: the solver did not say so.
     bound = max(bound, sum(map(problem.gains.total, best)) * (1 + 1e-9))
     return _solution(problem, best, started, bound)

@@ -7,18 +7,27 @@ only the real plan can tell: the planned arena must fit, and no width may be lef
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from redsc import ir
 from redsc.cost import CostModel
+from redsc.errors import InfeasibleError
 from redsc.gain import Gains
 from redsc.grid import Grid
 from redsc.groups import Grouping, Widths, prefixes, select_units
 from redsc.knapsack import Limits, Problem, build, grow, joint_violations, violations
 from redsc.memory import Scratch, plan_level
 from redsc.milp import solve, solve_jointly
+
+LEAST_USE = 0.97
+"""A MAC budget is used at least to this share where any widths do.
+
+The widths of greatest importance may leave more unused when steps are coarse. Importance only
+predicts accuracy, to a few percent at best, while computation left unused is lost for certain.
+"""
 
 Budget = Literal["macs", "ram", "flash"]
 Order = Literal["bottom-up", "top-down", "joint"]
@@ -190,7 +199,27 @@ def _solve_level(search: Search, problem: Problem, percent: float, limits: Limit
         if not excess:
             break
         tight = replace(tight, peak_bytes=search.model.peak_activation_bytes(widths) - excess)
-    return Level(percent, grow(problem, widths, fits), bound)
+    level = Level(percent, grow(problem, widths, fits), bound)
+    return _fuller(search, problem, level, tight)
+
+
+def _fuller(search: Search, problem: Problem, level: Level, limits: Limits) -> Level:
+    """The best of the widths that use the MAC budget well, where `level` does not."""
+    if limits.macs is None:
+        return level
+    least_macs = math.ceil(limits.macs * LEAST_USE)
+    used, most = search.model.macs(level.widths), search.model.macs(problem.largest)
+    if used >= least_macs or most < least_macs:
+        return level
+    try:
+        limits = replace(limits, least_macs=least_macs)
+        solution = solve(problem, limits, search.options.time_limit_s)
+    except InfeasibleError:
+        return level
+    widths = solution.widths[0]
+    if search.model.macs(widths) < least_macs or search.excess_bytes(widths):
+        return level
+    return Level(level.percent, widths, solution.bound)
 
 
 def _joint(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]:

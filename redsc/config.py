@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from redsc.boards import BOARDS
 from redsc.errors import UsageError
 
 BUDGETS = ("macs", "ram", "flash")
 RUNTIMES = ("standalone", "tflm")
-BOARDS = ("nano33ble",)
 DEFAULT_LEVELS = (25.0, 50.0, 75.0, 100.0)
 """Percent. A default level that no widths fit is left out; one that was asked for is an error."""
 
@@ -134,7 +134,7 @@ def merge(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> CompileO
 
 
 def _check(options: CompileOptions) -> None:
-    for name, allowed in (("budget", BUDGETS), ("runtime", RUNTIMES), ("board", BOARDS)):
+    for name, allowed in (("budget", BUDGETS), ("runtime", RUNTIMES), ("board", tuple(BOARDS))):
         value = getattr(options, name)
         if value not in allowed:
             raise UsageError(f"{name}: {value!r} is not one of {', '.join(allowed)}")

@@ -15,6 +15,7 @@ import numpy as np
 
 import redsc
 from redsc import (
+    boards,
     calibrate,
     data,
     groups,
@@ -81,6 +82,8 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     progress.stage("plan memory")
     arenas = memory.plan_levels(level_graphs, kernels.scratch_bytes)
     device_plan = plan.build_plan(network, arenas)
+    data_bytes = device_plan.weights_bytes + device_plan.tables_bytes
+    boards.check_fits(boards.BOARDS[options.board], arenas[-1].size_bytes, data_bytes)
 
     levels = measure.level_costs(network, graph, arenas)
     with (
@@ -118,9 +121,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
                 "weights_bytes": device_plan.weights_bytes,
                 "tables_bytes": device_plan.tables_bytes,
                 "code_bytes": code_bytes,
-                "total_bytes": None
-                if code_bytes is None
-                else device_plan.weights_bytes + device_plan.tables_bytes + code_bytes,
+                "total_bytes": None if code_bytes is None else data_bytes + code_bytes,
             },
             "search": {
                 "solver": found.solver,

@@ -130,7 +130,7 @@ def test_the_same_seed_gives_the_same_levels():
     grouping, widths = level_widths(graph)
 
     def trained(seed):
-        options = Options(epochs=2, seed=seed, float_share=1.0)
+        options = Options(epochs=1, seed=seed, float_share=1.0)
         return finetune.finetune(graph, grouping, widths, dataset, options)
 
     first, again, other = trained(1), trained(1), trained(2)
@@ -285,7 +285,7 @@ def test_scales_keep_their_sign_above_a_floor():
     changed = replace(first, norm=replace(first.norm, gamma=gamma))
     graph = graph.with_ops(changed if op is first else op for op in graph.ops)
     grouping, widths = level_widths(graph)
-    options = Options(epochs=2, learning_rate=0.3)
+    options = Options(epochs=1, learning_rate=0.3, batch_size=16)
     for level in finetune.finetune(graph, grouping, widths, task_data(graph.input.shape), options):
         trained = level.linear_ops[0].norm.gamma
         assert np.array_equal(np.sign(trained), np.sign(gamma[: len(trained)]))

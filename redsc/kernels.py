@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from redsc import ir
-from redsc.constants import LinearConstants
+from redsc.constants import ADD_LEFT_SHIFT, AddConstants, LinearConstants
 from redsc.groups import Axis, find_groups
 
 TILE_BYTES = 9216
@@ -26,8 +26,7 @@ STRIP_BYTES = 4096
 
 MAX_TILE_COLUMNS = 64
 
-GENERIC = {
-    ir.Add: "add",
+GENERIC: dict[type[ir.Op], str] = {
     ir.Concatenate: "concatenate",
     ir.MaxPool2D: "max_pool2d",
     ir.AveragePool2D: "average_pool2d",
@@ -54,6 +53,8 @@ def choose(op: ir.Op, proven: bool = False) -> str:
             return "depthwise_conv2d_proven" if proven else "depthwise_conv2d"
         case ir.Dense():
             return "dense"
+        case ir.Add():
+            return "add_proven" if proven else "add"
         case _:
             return GENERIC[type(op)]
 
@@ -166,3 +167,22 @@ def is_proven(constants: LinearConstants, channels: np.ndarray) -> bool:
     product = (largest * constants.multiplier.astype(np.int64) >> 31) + 1
     rounding = (1 << (shift - 1)) + (abs(constants.output_zero_point) << shift)
     return bool(np.all(product + rounding + 1 < 1 << 31))
+
+
+def is_add_proven(constants: AddConstants) -> bool:
+    """Whether the DSP kernel's three short requantisations are exact for every pair of inputs."""
+    largest = 0
+    for multiplier, shift in (
+        (constants.input1_multiplier, constants.input1_shift),
+        (constants.input2_multiplier, constants.input2_shift),
+    ):
+        # TFLite's inputs have multipliers of at most 1/2, and with shift 0 exactly that
+        if shift > 0 or multiplier < 0 or (shift == 0 and multiplier != 1 << 30):
+            return False
+        largest += ((255 << ADD_LEFT_SHIFT) * multiplier >> (31 - shift)) + 1
+    shift = -constants.output_shift
+    if shift < 1 or constants.output_multiplier < 0 or largest >= 1 << 30:
+        return False
+    product = (largest * constants.output_multiplier >> 31) + 1
+    rounding = (1 << (shift - 1)) + (abs(constants.output_zero_point) << shift)
+    return product + rounding + 1 < 1 << 31

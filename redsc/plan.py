@@ -340,7 +340,7 @@ class _Builder:
         return Step(
             name=op.name,
             kind=self.kind(op),
-            kernel=kernels.choose(op, isinstance(op, ir.LinearOp) and self.is_proven(op)),
+            kernel=kernels.choose(op, self.is_proven(op)),
             fields=self.fields(op),
             levels=tuple(reversed(levels)),
             inputs=tuple(self.slot(name) for name in op.inputs),
@@ -352,18 +352,9 @@ class _Builder:
     def kind(self, op: ir.Op) -> str:
         return "Lookup" if isinstance(op, ir.Logistic | ir.Tanh) else type(op).__name__
 
-    def is_proven(self, op: ir.LinearOp) -> bool:
-        def proven(level: QuantizedLevel) -> bool:
-            weights = level.linear[op.name].weights
-            if isinstance(op, ir.DepthwiseConv2D):
-                rows = weights.reshape(-1, weights.shape[-1]).T
-            else:
-                rows = weights.reshape(len(weights), -1)
-            narrow = level.graph[op.name]
-            assert isinstance(narrow, ir.LinearOp)
-            return kernels.is_proven(constants.linear(narrow, level), rows)
-
-        return all(proven(level) for level in self.network.levels)
+    def is_proven(self, op: ir.Op) -> bool:
+        """Whether short requantisation is exact at every level."""
+        return all(_is_proven(level.graph[op.name], level) for level in self.network.levels)
 
     def store(self, op: ir.LinearOp) -> Symbol:
         name = Symbol(f"weights_{len(self.weights)}")
@@ -461,6 +452,21 @@ class _Builder:
             tile_height=tile[0],
             tile_width=tile[1],
         )
+
+
+def _is_proven(op: ir.Op, level: QuantizedLevel) -> bool:
+    match op:
+        case ir.LinearOp():
+            weights = level.linear[op.name].weights
+            if isinstance(op, ir.DepthwiseConv2D):
+                rows = weights.reshape(-1, weights.shape[-1]).T
+            else:
+                rows = weights.reshape(len(weights), -1)
+            return kernels.is_proven(constants.linear(op, level), rows)
+        case ir.Add():
+            return kernels.is_add_proven(constants.add(op, level))
+        case _:
+            return False
 
 
 def _add_level(op: ir.Add, level: QuantizedLevel, size: int) -> AddLevel:

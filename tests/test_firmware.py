@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,15 +53,25 @@ def random_network(graph: ir.Graph, seed: int, level_count: int = 3) -> Quantize
             for name, group in grouping.groups.items()
         }
         narrow = groups.select_units(graph, grouping, groups.prefixes(widths))
-        ranges = {}
-        for name, (low, high) in tf_network.ranges(narrow, x).items():
-            stretch = 10.0 ** rng.choice([0, 0, 0, -1, 0.5, -2.5])
-            shift = rng.choice([0, 0, 1, -1]) * (high - low) * rng.uniform(0, 0.8)
-            ranges[name] = (low * stretch + shift, high * stretch + shift)
+        ranges = _distort(tf_network.ranges(narrow, x), quantize._ties(graph), rng)
         levels.append(
             quantize.FloatLevel(100.0 * (number + 1) / level_count, widths, narrow, ranges)
         )
     return quantize.quantize(graph, grouping, levels)
+
+
+def _distort(
+    ranges: Mapping[str, tuple[float, float]], ties: Mapping[str, str], rng: np.random.Generator
+) -> quantize.Ranges:
+    """Ranges stretched and shifted, tied tensors alike."""
+    stretch = {name: 10.0 ** rng.choice([0, 0, 0, -1, 0.5, -2.5]) for name in ranges}
+    shift = {name: rng.choice([0, 0, 1, -1]) * rng.uniform(0, 0.8) for name in ranges}
+    result = {}
+    for name, (low, high) in ranges.items():
+        root = ties[name]
+        offset = shift[root] * (ranges[root][1] - ranges[root][0])
+        result[name] = (low * stretch[root] + offset, high * stretch[root] + offset)
+    return result
 
 
 def plan_of(network: QuantizedNetwork) -> Plan:
@@ -194,10 +205,15 @@ NETWORKS = {
     "autoencoder": lambda: reference.autoencoder(features=33, hidden=18, bottleneck=3),
 }
 
+QUICK = ("dilated", "branches", "ds_cnn")
+
 
 @needs_host
 @needs_emulator
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NETWORKS],
+)
 def test_every_target_computes_the_interpreters_bytes(name: str, tmp_path: Path) -> None:
     graph = NETWORKS[name]()
     check_everywhere(random_network(graph, seed=len(name)), tmp_path, samples(graph, 4))
@@ -228,7 +244,7 @@ def test_these_networks_use_every_kernel() -> None:
     used = set()
     for name, make in NETWORKS.items():
         used.update(step.kernel for step in plan_of(random_network(make(), len(name))).steps)
-    every = set(kernels.GENERIC.values()) | {"dense", "portable::depthwise_conv2d"}
+    every = set(kernels.GENERIC.values()) | {"dense", "add_proven", "portable::depthwise_conv2d"}
     every |= {"conv2d", "conv2d_proven", "depthwise_conv2d", "depthwise_conv2d_proven"}
     assert used == every
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_firmware import NETWORKS, plan_of, random_network
 
-from redsc import fixed_point, groups, kernels, memory, plan
+from redsc import constants, fixed_point, groups, ir, kernels, memory, plan
 from redsc.constants import LinearConstants
+from redsc.quantized import QuantizedLevel, QuantParams
 
 
 def expand(channels: plan.Channels) -> list[int]:
@@ -58,6 +59,13 @@ def test_equal_and_shorter_tables_are_stored_once() -> None:
     assert len(tables.arrays) == 2
 
 
+def expanded_bytes(built: plan.Plan, level: plan.Level) -> int:
+    """int16 input of the DSP dense kernel, every run padded to a multiple of 4."""
+    assert isinstance(level, plan.LinearLevel)
+    channels = {f"&{name}": channels for name, channels in built.channels}[str(level.inputs)]
+    return 2 * channels.repeat * sum(-(-run.length // 4) * 4 for run in channels.runs)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_levels_fit_their_arenas(name: str) -> None:
     network = random_network(NETWORKS[name](), 4)
@@ -72,6 +80,8 @@ def test_levels_fit_their_arenas(name: str) -> None:
             assert (step.scratch == plan.NO_SLOT) == (step.name not in needed)
             if step.name in needed:
                 assert offsets[step.scratch] + needed[step.name] <= arena.size_bytes
+            if step.kind == "Dense":
+                assert needed[step.name] >= expanded_bytes(built, step.levels[number])
     assert built.arena_bytes == tuple(arena.size_bytes for arena in arenas)
 
 
@@ -109,7 +119,7 @@ def test_proven_requantisation_is_exact(
     input_zero_point: int,
     output_zero_point: int,
 ) -> None:
-    constants = LinearConstants(
+    c = LinearConstants(
         bias=np.array([bias], np.int32),
         multiplier=np.array([multiplier], np.int32),
         shift=np.array([shift], np.int8),
@@ -119,12 +129,12 @@ def test_proven_requantisation_is_exact(
         activation_max=127,
     )
     channels = np.array([weights], np.int8)
-    low, high = (int(end[0]) for end in kernels.accumulator_range(constants, channels))
+    low, high = (int(end[0]) for end in kernels.accumulator_range(c, channels))
     x = np.array(np.meshgrid(*[[-128, 0, 127]] * len(weights))).reshape(len(weights), -1)
     reached = np.array(weights) @ (x - input_zero_point) + bias
     assert low == reached.min()
     assert high == reached.max()
-    if not kernels.is_proven(constants, channels):
+    if not kernels.is_proven(c, channels):
         return
     # every rounding boundary near the middle, both ends, and a spread between them
     step = max(1, (high - low) // 5000)
@@ -133,6 +143,42 @@ def test_proven_requantisation_is_exact(
     exact = fixed_point.multiply_by_quantized_multiplier(sums, np.int64(multiplier), shift)
     exact = np.clip(exact + output_zero_point, -128, 127)
     assert np.array_equal(four_instructions(sums, multiplier, -shift, output_zero_point), exact)
+
+
+@given(
+    scales=st.tuples(*[st.floats(2.0**-12, 2.0**4, width=32)] * 3),
+    zero_points=st.tuples(*[st.integers(-128, 127)] * 3),
+)
+def test_proven_addition_is_exact(
+    scales: tuple[float, float, float], zero_points: tuple[int, int, int]
+) -> None:
+    graph = ir.Graph(
+        "sum",
+        (ir.Input("a", (), (1,)), ir.Pad("b", ("a",), ((0, 0), (0, 0))), ir.Add("y", ("a", "b"))),
+        "y",
+    )
+    params = {n: QuantParams(*p) for n, *p in zip("aby", scales, zero_points, strict=True)}
+    c = constants.add(graph["y"], QuantizedLevel(100, {}, graph, params, {}))
+    if not kernels.is_add_proven(c):
+        return
+    x = np.arange(-128, 128)
+    exact = fixed_point.multiply_by_quantized_multiplier
+
+    def operand(zero_point: int, multiplier: int, shift: int) -> np.ndarray:
+        """add.cc's Operand, held against TFLite's."""
+        left, right = (22, 1) if shift == 0 else (21, -shift)
+        value = (x - zero_point) << left
+        high = (1 << (right - 1)) + (value >> 31) + ((value * multiplier + (1 << 31)) >> 32)
+        assert np.array_equal(high >> right, exact((x - zero_point) << 20, multiplier, shift))
+        return high >> right
+
+    first = operand(c.input1_zero_point, c.input1_multiplier, c.input1_shift)
+    second = operand(c.input2_zero_point, c.input2_multiplier, c.input2_shift)
+    sums = (first[:, None] + second).reshape(-1)
+    wanted = exact(sums, c.output_multiplier, c.output_shift) + c.output_zero_point
+    shift = -c.output_shift
+    got = four_instructions(sums, c.output_multiplier, shift, c.output_zero_point)
+    assert np.array_equal(got, np.clip(wanted, -128, 127))
 
 
 def test_most_channels_are_proven() -> None:

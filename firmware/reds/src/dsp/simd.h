@@ -137,10 +137,10 @@ class GeneralRequantization {
 // Clamps int8 values to a fused activation's range; most ranges are all of int8.
 class ActivationClamp {
  public:
+  ActivationClamp(int8_t min, int8_t max)
+      : min_(min), max_(max), active_(min != INT8_MIN || max != INT8_MAX) {}
   explicit ActivationClamp(const LinearLevel& level)
-      : min_(level.activation_min),
-        max_(level.activation_max),
-        active_(min_ != INT8_MIN || max_ != INT8_MAX) {}
+      : ActivationClamp(level.activation_min, level.activation_max) {}
 
   int8_t operator()(int32_t value) const {
     return static_cast<int8_t>(active_ ? clamp(value, min_, max_) : value);

@@ -109,7 +109,7 @@ tools:
 	fi
 	echo "installing redsc and its packages into .venv (TensorFlow is large: minutes at first)"
 	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev,examples,verify]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev,examples,verify]'
 	touch $@
 
 .ONESHELL:

@@ -7,6 +7,7 @@ is put together with what the user should know about it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,11 +40,17 @@ class LevelWidths:
     arena_bytes: int
     gain: float
     gap: float
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Nesting:
-    """Levels, narrowest first. gap is the largest of the levels' optimality gaps, as a share."""
+    """Levels, narrowest first.
+
+    gap is the largest of the levels' optimality gaps, as a share of the importance kept: what
+    better widths could exist within the same limits, given the levels solved before and, where
+    any widths reach it, at least search.LEAST_USE of a MAC budget used.
+    """
 
     levels: tuple[LevelWidths, ...]
     solver: str
@@ -134,6 +141,7 @@ def _measured(search: Search, level: Level) -> LevelWidths:
         arena_bytes=search.arena_bytes(widths),
         gain=gain,
         gap=gap_of(level.bound, gain),
+        seconds=level.seconds,
     )
 
 
@@ -177,7 +185,8 @@ def _infeasible(search: Search, grid: Grid, percents: Sequence[float]) -> str:
     options = search.options
     needs, steps = [], []
     for violation in _broken(search, grid, percents):
-        reserved, advice = 0, "a larger smallest --levels percentage"
+        percent = percents[0] * violation.value / max(1, violation.limit)
+        reserved, advice = 0, f"a smallest --levels of about {math.ceil(percent)}"
         if "RAM" in violation.resource:
             reserved, advice = options.reserved_ram_bytes, "a larger --max-ram-bytes"
         elif "flash" in violation.resource:

@@ -8,6 +8,7 @@ only the real plan can tell: the planned arena must fit, and no width may be lef
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -59,11 +60,12 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Level:
-    """A level under way; bound is an upper bound of its gain."""
+    """A level under way; bound is an upper bound of its gain, seconds went into solving it."""
 
     percent: float
     widths: dict[str, int]
     bound: float
+    seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +189,7 @@ def _solve_level(search: Search, problem: Problem, percent: float, limits: Limit
         broken = violations(search.model, limits, widths)
         return not broken and not search.excess_bytes(widths)
 
-    bound, tight = None, limits
+    started, bound, tight = time.monotonic(), None, limits
     while True:
         if bound is not None and violations(search.model, tight, problem.smallest):
             widths = problem.smallest
@@ -199,8 +201,9 @@ def _solve_level(search: Search, problem: Problem, percent: float, limits: Limit
         if not excess:
             break
         tight = replace(tight, peak_bytes=search.model.peak_activation_bytes(widths) - excess)
-    level = Level(percent, grow(problem, widths, fits), bound)
-    return _fuller(search, problem, level, tight)
+    level = Level(percent, grow(problem, widths, fits), bound, 0.0)
+    level = _fuller(search, problem, level, tight)
+    return replace(level, seconds=time.monotonic() - started)
 
 
 def _fuller(search: Search, problem: Problem, level: Level, limits: Limits) -> Level:
@@ -219,7 +222,7 @@ def _fuller(search: Search, problem: Problem, level: Level, limits: Limits) -> L
     widths = solution.widths[0]
     if search.model.macs(widths) < least_macs or search.excess_bytes(widths):
         return level
-    return Level(level.percent, widths, solution.bound)
+    return replace(level, widths=widths, bound=solution.bound)
 
 
 def _joint(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]:
@@ -227,7 +230,7 @@ def _joint(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]
     problem, model = search.problem(grid), search.model
     limits = [search.limits(percent) for percent in percents]
     limits[-1] = replace(limits[-1], flash_bytes=search.max_flash_bytes)
-    bound, count = None, len(percents)
+    started, bound, count = time.monotonic(), None, len(percents)
     while True:
         if bound is not None and joint_violations(model, limits, [problem.smallest] * count):
             widths = (problem.smallest,) * count
@@ -245,8 +248,9 @@ def _joint(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]
                 limits[number] = replace(limits[number], peak_bytes=peak)
     gain = sum(map(search.gains.total, widths))
     share = bound / gain if gain > 0 else 1.0
+    seconds = (time.monotonic() - started) / count
     return [
-        Level(percent, level, search.gains.total(level) * share)
+        Level(percent, level, search.gains.total(level) * share, seconds)
         for percent, level in zip(percents, widths, strict=True)
     ]
 

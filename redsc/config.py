@@ -13,12 +13,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from redsc.boards import BOARDS
 from redsc.errors import UsageError
 
-BUDGETS = ("macs", "ram", "flash")
+Budget = Literal["macs", "ram", "flash"]
+BUDGETS = get_args(Budget)
 RUNTIMES = ("standalone", "tflm")
 DEFAULT_LEVELS = (25.0, 50.0, 75.0, 100.0)
 """Percent. A default level that no widths fit is left out; one that was asked for is an error."""
@@ -32,7 +33,7 @@ class CompileOptions:
     output: Path = Path("build")
     data: str | None = None
     levels: tuple[float, ...] | None = None
-    budget: str = "macs"
+    budget: Budget = "macs"
     input_range: tuple[float, float] | None = None
     max_ram_bytes: int | None = None
     max_flash_bytes: int | None = None
@@ -79,7 +80,7 @@ def read(path: Path) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
-        import tomli as tomllib
+        import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -105,7 +106,7 @@ def _convert(path: Path, key: str, value: Any) -> Any:
         case "model" | "output":
             if isinstance(value, str):
                 return path.parent / value
-        case _ if kind.startswith("str") and isinstance(value, str):
+        case _ if kind.startswith(("str", "Budget")) and isinstance(value, str):
             return value
         case _ if kind.startswith("bool") and isinstance(value, bool):
             return value

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from redsc import calibrate, groups, ir, loss
-from redsc.data import BATCH_SIZE, Data, Split
+from redsc.data import BATCH_SIZE, Data, Split, Task
 from redsc.groups import Grouping, Widths
 from redsc.level_network import LevelNetwork, SharedKernels
 from redsc.tf_network import Tensor, forward, predict, tensorflow
@@ -88,20 +88,14 @@ def finetune(
     return levels if best is None else best
 
 
-def evaluate(graph: ir.Graph, split: Split, task: str) -> dict[str, float]:
+def evaluate(graph: ir.Graph, split: Split, task: Task) -> dict[str, float]:
     """{"accuracy"} for classification, else {"mean_squared_error"}, over all samples of a split."""
     total, count = 0.0, 0
     for x, y in split.batches(1024):
-        total += len(x) * _score(predict(graph, x), y, graph, task)
+        total += len(x) * loss.score(predict(graph, x), y, graph, task)
         count += len(x)
     name = "accuracy" if task == "classification" else "mean_squared_error"
     return {name: total / count}
-
-
-def _score(outputs: np.ndarray, y: np.ndarray, graph: ir.Graph, task: str) -> float:
-    if task == "classification":
-        return loss.accuracy(outputs, y, graph)
-    return loss.mean_squared_error(outputs, y)
 
 
 def _no_progress(epoch: int, epochs: int, text: str) -> None:
@@ -238,7 +232,7 @@ class _Trainer:
             for x, y in self.data.validation.batches(256):
                 outputs, batch_loss = level.evaluate(x, y, task, quantized)
                 level_loss += float(batch_loss)
-                level_score += len(x) * _score(outputs, y, level.graph, task)
+                level_score += len(x) * loss.score(outputs, y, level.graph, task)
                 count += len(x)
             losses.append(level_loss / count)
             scores.append(level_score / count)

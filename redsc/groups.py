@@ -137,7 +137,8 @@ class _Builder:
 
 def find_groups(graph: ir.Graph) -> Grouping:
     """Group the units of every channel axis of a graph."""
-    builder, shapes, axes = _Builder(), ir.shapes(graph), {}
+    builder, shapes = _Builder(), ir.shapes(graph)
+    axes: dict[str, Axis] = {}
     for op in graph.ops:
         before = [shapes[name] for name in op.inputs]
         axes[op.name] = builder.axis(op, shapes[op.name], before, [axes[n] for n in op.inputs])

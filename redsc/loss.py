@@ -80,3 +80,10 @@ def accuracy(outputs: np.ndarray, y: np.ndarray, graph: ir.Graph) -> float:
 def mean_squared_error(outputs: np.ndarray, y: np.ndarray) -> float:
     difference = outputs.reshape(len(outputs), -1) - y.reshape(len(y), -1)
     return float(np.mean(difference.astype(np.float64) ** 2))
+
+
+def score(outputs: np.ndarray, y: np.ndarray, graph: ir.Graph, task: Task) -> float:
+    """`accuracy` of a classifier, `mean_squared_error` of anything else."""
+    if task == "classification":
+        return accuracy(outputs, y, graph)
+    return mean_squared_error(outputs, y)

@@ -12,9 +12,9 @@ import numpy as np
 from redsc import (
     cost,
     data,
-    finetune,
     importer,
     ir,
+    loss,
     oracle,
     quantize,
     report,
@@ -28,6 +28,8 @@ from redsc.config import CompileOptions
 from redsc.memory import ArenaPlan
 from redsc.plan import Plan
 from redsc.quantized import QuantizedLevel, QuantizedNetwork
+
+EVALUATION_BATCH = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,52 +76,61 @@ def quality(
     dataset: data.Data | None,
     samples: Samples,
 ) -> list[dict[str, Any]]:
-    """Accuracy on the test split and fidelity to the level's own float network, per level.
+    """Fidelity to the level's own float network, and accuracy on the test split, per level.
 
     int8 outputs come from the host's proven kernels, else from the interpreter; without either
-    they are not measured.
+    they are not measured. Anything but a classifier has mean_squared_error instead of accuracy.
     """
-    x, y, task = samples.x, None, None
-    if dataset is not None and dataset.test is not None:
-        x, y, task = dataset.test.x, dataset.test.y, dataset.task
-    int8 = _int8_outputs(tflites, ladder, quantize.quantize_input(network, x))
-    result = []
-    for number, level in enumerate(network.levels):
-        real = tf_network.predict(level.graph, x)
-        measured: dict[str, Any] = {"accuracy_float": None, "accuracy_int8": None}
-        nothing = {"sqnr_db": None, "argmax_agreement": None}
-        measured["fidelity"] = nothing
-        back = None
-        if int8 is not None:
-            params = level.tensors[level.graph.output]
-            back = quantize.dequantize_array(int8[number].reshape(real.shape), params)
-            measured["fidelity"] = report.fidelity(real, back)
-        if y is not None and task is not None:
-            measured.update(_score(real, back, y, task))
-        result.append(measured)
+    test = dataset.test if dataset is not None else None
+    result = _fidelity(network, tflites, ladder, samples.x if test is None else test.x)
+    if dataset is None or test is None:
+        return result
+    name = "accuracy" if dataset.task == "classification" else "mean_squared_error"
+    totals, count = np.zeros((len(network.levels), 2)), 0
+    for x, y in test.batches(EVALUATION_BATCH):
+        int8 = _int8_outputs(network, tflites, ladder, x)
+        count += len(x)
+        for number, level in enumerate(network.levels):
+            real = tf_network.predict(level.graph, x)
+            for column, outputs in enumerate((real, None if int8 is None else int8[number])):
+                score = np.nan
+                if outputs is not None:
+                    score = loss.score(outputs, y, level.graph, dataset.task)
+                totals[number, column] += len(x) * score
+    for measured, (real, back) in zip(result, (totals / count).tolist(), strict=True):
+        measured[f"{name}_float"] = real
+        measured[f"{name}_int8"] = None if np.isnan(back) else back
     return result
 
 
-def _score(
-    real: np.ndarray, int8: np.ndarray | None, y: np.ndarray, task: data.Task
-) -> dict[str, float | None]:
-    """Accuracy of a classifier; mean squared error, under its own key, of anything else."""
-    name = "accuracy" if task == "classification" else "mean_squared_error"
-    return {
-        f"{name}_float": finetune.score(real, y, task),
-        f"{name}_int8": None if int8 is None else finetune.score(int8, y, task),
-    }
+def _fidelity(
+    network: QuantizedNetwork, tflites: Sequence[bytes], ladder: verify.Ladder, x: np.ndarray
+) -> list[dict[str, Any]]:
+    int8 = _int8_outputs(network, tflites, ladder, x)
+    result = []
+    for number, level in enumerate(network.levels):
+        measured: dict[str, float | None] = {"sqnr_db": None, "argmax_agreement": None}
+        if int8 is not None:
+            measured.update(report.fidelity(tf_network.predict(level.graph, x), int8[number]))
+        result.append({"accuracy_float": None, "accuracy_int8": None, "fidelity": measured})
+    return result
 
 
 def _int8_outputs(
-    tflites: Sequence[bytes], ladder: verify.Ladder, inputs: np.ndarray
+    network: QuantizedNetwork, tflites: Sequence[bytes], ladder: verify.Ladder, x: np.ndarray
 ) -> list[np.ndarray] | None:
+    """Every level's real-valued outputs for raw inputs x, computed in int8."""
+    inputs = quantize.quantize_input(network, x)
+    interface = tflite.interface(tflites)
     if ladder.host_program is not None:
-        runs = runner.run_host(ladder.host_program, tflite.interface(tflites), inputs)
-        return [run.outputs for run in runs]
-    if oracle.available():
-        return [oracle.run(data, inputs)[0] for data in tflites]
-    return None
+        outputs = [run.outputs for run in runner.run_host(ladder.host_program, interface, inputs)]
+    elif oracle.available():
+        outputs = [oracle.run(model, inputs)[0] for model in tflites]
+    else:
+        return None
+    params = network.levels[-1].tensors[network.graph.output]
+    shape = (len(x), *interface.output_shape)
+    return [quantize.dequantize_array(output.reshape(shape), params) for output in outputs]
 
 
 def model_facts(

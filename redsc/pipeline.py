@@ -18,6 +18,7 @@ from redsc import (
     boards,
     calibrate,
     data,
+    finetune,
     groups,
     importance,
     importer,
@@ -63,7 +64,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     samples = _samples(options, graph, dataset)
     if samples.synthetic:
         warnings.append(samples.description)
-    faithful = _check_faithful(model, graph, samples)
+    faithful = _check_faithful(options, model, graph, samples)
 
     progress.stage("rank units")
     scores = _importance(graph, dataset, options.seed)
@@ -73,7 +74,9 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     found = _search(options, graph, grouping, scores, warnings)
 
     progress.stage("train levels" if dataset else "calibrate levels")
-    level_graphs = _level_graphs(options, graph, grouping, found, dataset, samples, progress)
+    level_graphs = _level_graphs(
+        options, graph, grouping, found, dataset, samples, progress, warnings
+    )
 
     progress.stage("quantise")
     network = _quantize(level_graphs, found, samples)
@@ -159,7 +162,9 @@ def _samples(options: CompileOptions, graph: ir.Graph, dataset: data.Data | None
     return Samples(x, text, synthetic=True)
 
 
-def _check_faithful(model: importer.LoadedModel, graph: ir.Graph, samples: Samples) -> float:
+def _check_faithful(
+    options: CompileOptions, model: importer.LoadedModel, graph: ir.Graph, samples: Samples
+) -> float:
     """Largest difference to Keras, relative to the largest output; too large stops the compile."""
     x = samples.x[:FAITHFUL_SAMPLES]
     expected = importer.reference_predict(model, x)
@@ -168,7 +173,7 @@ def _check_faithful(model: importer.LoadedModel, graph: ir.Graph, samples: Sampl
     difference = float(np.abs(actual - expected).max()) / (size or 1.0)
     if not difference <= FAITHFUL_LIMIT:
         raise VerificationError(
-            f"{model.path}: the imported network differs from Keras by {difference:.2g} of its "
+            f"{options.model}: the imported network differs from Keras by {difference:.2g} of its "
             f"largest output, limit {FAITHFUL_LIMIT:g}; this is a defect of redsc, please report it"
         )
     return difference
@@ -220,6 +225,7 @@ def _level_graphs(
     dataset: data.Data | None,
     samples: Samples,
     progress: Progress,
+    warnings: list[str],
 ) -> tuple[ir.Graph, ...]:
     """One float network per level; their kernels are slices of the widest one's, bit for bit.
 
@@ -227,10 +233,10 @@ def _level_graphs(
     """
     widths = [level.widths for level in found.levels]
     if dataset is not None:
-        from redsc import finetune
-
         settings = finetune.Options(epochs=options.epochs, seed=options.seed)
-        return finetune.finetune(graph, grouping, widths, dataset, settings, progress.step)
+        return finetune.finetune(
+            graph, grouping, widths, dataset, settings, progress.step, warnings
+        )
     levels = []
     for chosen in widths:
         narrow = groups.select_units(graph, grouping, groups.prefixes(chosen))

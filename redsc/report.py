@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,37 +71,35 @@ def rows(report: Json) -> list[tuple[str, ...]]:
     """The level table, a row per quantity: its name, then one cell per level."""
     levels = report["levels"]
 
-    def row(name: str, cell: Callable[[Json], str]) -> tuple[str, ...]:
-        return (name, *(cell(level) for level in levels))
+    def row(name: str, values: Iterable[Any], show: Callable[[Any], str]) -> tuple[str, ...]:
+        return (name, *(show(value) for value in values))
 
-    def emulated(key: str) -> Callable[[Json], str]:
-        return lambda level: _number(level["emulator"][key])
+    def of(key: str, part: str | None = None) -> list[Any]:
+        return [level[key] if part is None else level[key][part] for level in levels]
 
-    table = [
-        row("MACs", lambda level: _number(level["macs"])),
-        row("MACs of full", lambda level: f"{level['macs_percent']:.1f} %"),
-    ]
+    table = [row("MACs", of("macs"), _number), row("MACs of full", of("macs_percent"), _percent)]
     for quality, show in (("accuracy", _share), ("mean_squared_error", _figures)):
         for kind in ("float", "int8"):
-            if any(level.get(f"{quality}_{kind}") is not None for level in levels):
-                name = f"{quality.replace('_', ' ')}, {kind}"
-                key = f"{quality}_{kind}"
-                table.append(row(name, lambda level, key=key, show=show: show(level.get(key))))
-    return [
-        *table,
-        row("int8 to float, SQNR dB", lambda level: _figures(level["fidelity"]["sqnr_db"])),
-        row("same argmax", lambda level: _share(level["fidelity"]["argmax_agreement"])),
-        row("flash, all levels, B", lambda _: _number(report["flash"]["total_bytes"])),
-        row("RAM arena, B", lambda level: _number(level["arena_bytes"])),
-        row("instructions", emulated("instructions")),
-        row("instructions per switch", emulated("switch_instructions")),
-        row("bit-exact", lambda level: _verdict(level["verified"])),
-        *(
-            row(f"width {group}", lambda level, group=group: str(level["widths"][group]))
-            for group in levels[-1]["widths"]
-            if group not in report["fixed_groups"]
-        ),
+            values = [level.get(f"{quality}_{kind}") for level in levels]
+            if any(value is not None for value in values):
+                table.append(row(f"{quality.replace('_', ' ')}, {kind}", values, show))
+    table += [
+        row("int8 to float, SQNR dB", of("fidelity", "sqnr_db"), _figures),
+        row("same argmax", of("fidelity", "argmax_agreement"), _share),
+        row("flash, all levels, B", [report["flash"]["total_bytes"]] * len(levels), _number),
+        row("RAM arena, B", of("arena_bytes"), _number),
+        row("instructions", of("emulator", "instructions"), _number),
+        row("instructions per switch", of("emulator", "switch_instructions"), _number),
+        row("bit-exact", of("verified"), _verdict),
     ]
+    for group in levels[-1]["widths"]:
+        if group not in report["fixed_groups"]:
+            table.append(row(f"width {group}", of("widths", group), str))
+    return table
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f} %"
 
 
 def _number(value: int | None) -> str:

@@ -96,7 +96,7 @@ class _Writer:
     def _buffer(self, data: np.ndarray | None) -> Any:
         schema = self.schema
 
-        class AlignedBuffer(schema.BufferT):  # type: ignore[name-defined, misc]
+        class AlignedBuffer(schema.BufferT):  # type: ignore[name-defined]
             """BufferT.Pack leaves data unaligned; kernels read int32 in place."""
 
             def Pack(self, builder: Any) -> Any:  # noqa: N802 (flatbuffers' name)

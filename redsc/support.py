@@ -164,10 +164,13 @@ def constraint_normalization_axis(layer: Layer, inputs: Sequence[Shape]) -> Verd
 
 
 def constraint_constants(layer: Layer, inputs: Sequence[Shape]) -> Verdict:
-    """Its constants are one number or one per channel"""
+    """Its constants are one number or one per channel, no variance negative"""
+    negative = [value for value in layer.options.get("variance") or () if value < 0]
+    if negative:
+        return False, f"has the variance {negative[0]:g}"
     names = ("mean", "variance", "scale", "offset")
     sizes = {len(layer.options[name]) for name in names if layer.options.get(name) is not None}
-    return sizes <= {1, inputs[0][-1]}, f"has {sorted(sizes)} for {inputs[0][-1]} channels"
+    return sizes <= {1, inputs[0][-1]}, f"has {sorted(sizes)} of {inputs[0][-1]} channels"
 
 
 def constraint_equal_shapes(layer: Layer, inputs: Sequence[Shape]) -> Verdict:

@@ -7,6 +7,8 @@ import io
 import json
 import random
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -378,6 +380,37 @@ def test_huge_declared_shape(options: Any, hdf5: bytes, tmp_path: Path) -> None:
     refused(tmp_path / "model.h5", "claim the shape")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux only")
+def test_text_that_claims_gigabytes(hdf5: bytes, tmp_path: Path) -> None:
+    """A 36 KB file whose text attribute says it is 4 GB long, in a process of its own."""
+    data = bytearray(hdf5)
+    with h5py.File(io.BytesIO(hdf5)) as file:
+        length = len(file.attrs["model_config"])
+    places = [
+        place
+        for place in range(len(data) - 4)
+        if struct.unpack_from("<I", data, place)[0] in (length, length + 1)
+    ]
+    assert places
+    for place in places:
+        struct.pack_into("<I", data, place, 0xFFFFFFF0)
+    (tmp_path / "model.h5").write_bytes(data)
+    code = """
+import resource, sys
+from redsc import importer, errors
+try:
+    importer.load(sys.argv[1])
+except errors.ModelError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "model.h5")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    message, megabytes = done.stdout.strip().rsplit("\n", 1)
+    assert "damaged or incomplete" in message
+    assert int(megabytes) < 2048
+
+
 def test_weights_that_are_text(hdf5: bytes, tmp_path: Path) -> None:
     def text(group: Any, name: str, shape: Any) -> None:
         group[name] = np.array([b"abc"] * 4)
@@ -401,6 +434,16 @@ def test_weights_that_diverged(value: float, hdf5: bytes, tmp_path: Path) -> Non
 
     with_kernel(tmp_path / "model.h5", hdf5, spoiled)
     refused(tmp_path / "model.h5", "NaN or infinity")
+
+
+def test_attribute_that_is_no_text(hdf5: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.h5").write_bytes(hdf5)
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        del file.attrs["model_config"]
+        sequence = np.empty(1, dtype=object)
+        sequence[0] = np.arange(3)
+        file.attrs.create("model_config", sequence, dtype=h5py.vlen_dtype(np.int32))
+    refused(tmp_path / "model.h5", "is no text")
 
 
 def test_weights_missing(hdf5: bytes, tmp_path: Path) -> None:

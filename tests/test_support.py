@@ -62,6 +62,7 @@ BROKEN: list[tuple[Any, Layer, Sequence[Shape] | None]] = [
     (support.constraint_channel_axis, layer("BatchNormalization", axis=(1,)), [IMAGE]),
     (support.constraint_normalization_axis, layer("Normalization", axis=(1, 2)), [IMAGE]),
     (support.constraint_constants, layer("Rescaling", scale=(1.0, 2.0)), [IMAGE]),
+    (support.constraint_constants, layer("Normalization", variance=(1.0, -1.0)), [(2,)]),
     (support.constraint_equal_shapes, layer("Add", inputs=("a", "b")), [IMAGE, (1, 1, 4)]),
     (
         support.constraint_concatenate_shapes,

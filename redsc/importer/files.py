@@ -21,6 +21,7 @@ from redsc.errors import ModelError
 
 MAX_FILE_BYTES = 512 << 20
 MAX_CONFIG_BYTES = 64 << 20
+MAX_READER_BYTES = 3 * MAX_FILE_BYTES
 MAX_ZIP_RATIO = 200
 _RATIO_FREE_BYTES = 16 << 20  # below this a high ratio (weights that are all zero) is harmless
 
@@ -150,6 +151,8 @@ def _damaged(path: Path, fault: BaseException) -> ModelError:
 
 _BUILT_IN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
+_NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
+
 
 class Hdf5Reader:
     """Groups and arrays of an open HDF5 file, reached through hard links only."""
@@ -184,12 +187,11 @@ class Hdf5Reader:
         if not isinstance(dataset, h5py.Dataset):
             raise ModelError(f"{self.where}: the weights {path} are missing; save the model again")
         self._check(dataset, path)
-        values = np.asarray(dataset[()])
-        if values.dtype.kind not in "fiu":
-            raise ModelError(f"{self.where}: the weights {path} are no numbers ({values.dtype})")
-        return values.astype(np.float32)
+        return np.asarray(dataset[()]).astype(np.float32, copy=False)
 
     def _check(self, dataset: h5py.Dataset, path: str) -> None:
+        if dataset.id.get_type().get_class() not in _NUMBERS:
+            raise ModelError(f"{self.where}: the weights {path} are no numbers ({dataset.dtype})")
         shape = dataset.shape
         size = None if shape is None else math.prod(shape) * max(dataset.dtype.itemsize, 1)
         if size is None or size > self.bytes_left:
@@ -230,6 +232,9 @@ class Hdf5Reader:
         if name not in owner.attrs:
             return None
         attribute = owner.attrs.get_id(name)
+        if attribute.get_type().get_class() not in (h5py.h5t.STRING, *_NUMBERS):
+            # Sequences and compounds, which Keras never writes; reading damaged ones may crash.
+            raise ModelError(f"{self.where}: the attribute {name} is no text")
         if math.prod(attribute.shape) * max(attribute.dtype.itemsize, 1) > MAX_CONFIG_BYTES:
             raise ModelError(f"{self.where}: the attribute {name} is too large")
         return owner.attrs[name]
@@ -240,6 +245,31 @@ def _decode(value: Any) -> str:
 
 
 @contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Let an allocation far beyond a model's size fail instead of filling the machine.
+
+    The HDF5 library believes a damaged file's sizes (a text of 4 GB in a file of 36 KB). Linux
+    only; elsewhere nothing is bounded.
+    """
+    try:
+        import resource
+
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = used + MAX_READER_BYTES
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextmanager
 def open_hdf5(source: Path | bytes, where: str) -> Iterator[Hdf5Reader]:
     """An HDF5 file or its bytes, read-only; what the HDF5 library finds wrong is a ModelError."""
     handle: Any = source
@@ -247,7 +277,7 @@ def open_hdf5(source: Path | bytes, where: str) -> Iterator[Hdf5Reader]:
         buffer: BinaryIO = io.BytesIO(source)
         handle = buffer
     try:
-        with h5py.File(handle, "r") as file:
+        with _bounded_memory(), h5py.File(handle, "r") as file:
             yield Hdf5Reader(file, where)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError) as fault:
         raise ModelError(

@@ -165,11 +165,11 @@ def _check_weights(
                     f"{where}: the weights {name} of layer {layer.name!r} contain NaN or infinity; "
                     "the training that made them diverged"
                 )
-            least = -layer.options.get("epsilon", 0.0)
-            if name == "moving_variance" and array.min() <= least:
+            epsilon = layer.options.get("epsilon", 1e-38)  # Normalization takes a zero variance
+            if "variance" in name and array.min() + epsilon <= 0:
                 raise ModelError(
-                    f"{where}: the moving_variance of layer {layer.name!r} is {array.min():g}, "
-                    "which with its epsilon has no square root to divide by"
+                    f"{where}: the {name} of layer {layer.name!r} is {array.min():g}, which with "
+                    "its epsilon has no square root to divide by"
                 )
 
 

@@ -52,7 +52,7 @@ def choose(op: ir.Op, proven: bool = False) -> str:
         case ir.DepthwiseConv2D():
             return "depthwise_conv2d_proven" if proven else "depthwise_conv2d"
         case ir.Dense():
-            return "dense"
+            return "dense_proven" if proven else "dense"
         case ir.Add():
             return "add_proven" if proven else "add"
         case _:

@@ -43,6 +43,7 @@ void depthwise_conv2d(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, con
 void depthwise_conv2d_proven(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,
                              const Buffers&);
 void dense(const Dense&, const Dense::Level&, const Buffers&);
+void dense_proven(const Dense&, const Dense::Level&, const Buffers&);
 void add_proven(const Add&, const Add::Level&, const Buffers&);
 
 }  // namespace dsp
@@ -52,6 +53,7 @@ using dsp::add_proven;
 using dsp::conv2d;
 using dsp::conv2d_proven;
 using dsp::dense;
+using dsp::dense_proven;
 using dsp::depthwise_conv2d;
 using dsp::depthwise_conv2d_proven;
 #else
@@ -64,6 +66,9 @@ inline void conv2d_proven(const Conv2D& op, const Conv2D::Level& level, const Bu
 inline void depthwise_conv2d_proven(const DepthwiseConv2D& op, const DepthwiseConv2D::Level& level,
                                     const Buffers& buffers) {
   portable::depthwise_conv2d(op, level, buffers);
+}
+inline void dense_proven(const Dense& op, const Dense::Level& level, const Buffers& buffers) {
+  portable::dense(op, level, buffers);
 }
 inline void add_proven(const Add& op, const Add::Level& level, const Buffers& buffers) {
   portable::add(op, level, buffers);

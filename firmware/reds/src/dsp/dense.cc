@@ -108,6 +108,7 @@ void for_each_run(const Channels& channels, Use use) {
 }
 
 // One output after the other, given the expanded input.
+template <typename Requantization>
 class Rows {
  public:
   Rows(const Dense& op, const LinearLevel& level, const uint32_t* x, int8_t* output)
@@ -146,7 +147,7 @@ class Rows {
   }
 
   void store(uint32_t i, int32_t sum) {
-    output_[i] = activate_(GeneralRequantization(level_, i)(sum));
+    output_[i] = activate_(Requantization(level_, i)(sum));
   }
 
   const Dense& op_;
@@ -156,9 +157,8 @@ class Rows {
   int8_t* const output_;
 };
 
-}  // namespace
-
-void dense(const Dense& op, const LinearLevel& level, const Buffers& buffers) {
+template <typename Requantization>
+void multiply(const Dense& op, const LinearLevel& level, const Buffers& buffers) {
   uint32_t* const x = reinterpret_cast<uint32_t*>(buffers.scratch);
   const int8_t* input = buffers.inputs[0];
   uint32_t* expanded = x;
@@ -167,12 +167,22 @@ void dense(const Dense& op, const LinearLevel& level, const Buffers& buffers) {
     input += length;
     expanded += 2 * groups_of(length);
   });
-  Rows rows(op, level, x, buffers.output);
+  Rows<Requantization> rows(op, level, x, buffers.output);
   uint32_t done = 0;
   for_each_run(*level.outputs, [&](uint32_t offset, uint32_t length) {
     rows.multiply(done, offset, length);
     done += length;
   });
+}
+
+}  // namespace
+
+void dense(const Dense& op, const LinearLevel& level, const Buffers& buffers) {
+  multiply<GeneralRequantization>(op, level, buffers);
+}
+
+void dense_proven(const Dense& op, const LinearLevel& level, const Buffers& buffers) {
+  multiply<ProvenRequantization>(op, level, buffers);
 }
 
 }  // namespace dsp

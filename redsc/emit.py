@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 
 from redsc import resources
-from redsc.plan import Plan, Symbol
+from redsc.plan_structs import Plan, Symbol
 
 MODEL_FILES = ("model.h", "model_plan.cc", "model_weights.cc")
 NUMBERS_PER_LINE = 20

@@ -19,7 +19,7 @@ import numpy as np
 
 from redsc import toolchain
 from redsc.errors import ToolchainError
-from redsc.plan import Plan
+from redsc.plan_structs import Plan
 from redsc.tflite import Interface
 
 _MAGIC = 0x53444552

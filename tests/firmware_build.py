@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from redsc import emit, resources
-from redsc.plan import Plan
+from redsc.plan_structs import Plan
 
 REDS = resources.firmware_dir() / "reds"
 CXX_FLAGS = ("-std=gnu++14", "-fno-exceptions", "-fno-rtti")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_firmware import NETWORKS, plan_of, random_network
 
 from redsc import emit
-from redsc.plan import Channels, Run, Symbol
+from redsc.plan_structs import Channels, Run, Symbol
 
 
 def test_files_and_determinism() -> None:

@@ -30,7 +30,8 @@ from redsc import (
     tf_network,
     tflite,
 )
-from redsc.plan import Plan, build_plan
+from redsc.plan import build_plan
+from redsc.plan_structs import Plan
 from redsc.quantized import QuantizedNetwork
 
 NONE = ir.Activation.NONE

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_firmware import NETWORKS, plan_of, random_network
 
-from redsc import constants, fixed_point, groups, ir, kernels, memory, plan
+from redsc import constants, fixed_point, groups, ir, kernels, memory, plan, plan_structs
 from redsc.constants import LinearConstants
 from redsc.quantized import QuantizedLevel, QuantParams
 
 
-def expand(channels: plan.Channels) -> list[int]:
+def expand(channels: plan_structs.Channels) -> list[int]:
     return [
         repeat * channels.stride + run.offset + i
         for repeat in range(channels.repeat)
@@ -59,9 +59,9 @@ def test_equal_and_shorter_tables_are_stored_once() -> None:
     assert len(tables.arrays) == 2
 
 
-def expanded_bytes(built: plan.Plan, level: plan.Level) -> int:
+def expanded_bytes(built: plan_structs.Plan, level: plan_structs.Level) -> int:
     """int16 input of the DSP dense kernel, every run padded to a multiple of 4."""
-    assert isinstance(level, plan.LinearLevel)
+    assert isinstance(level, plan_structs.LinearLevel)
     channels = {f"&{name}": channels for name, channels in built.channels}[str(level.inputs)]
     return 2 * channels.repeat * sum(-(-run.length // 4) * 4 for run in channels.runs)
 
@@ -77,7 +77,7 @@ def test_levels_fit_their_arenas(name: str) -> None:
         for step in built.steps:
             offsets = built.offsets[number]
             assert offsets[step.output] + step.output_bytes[number] <= arena.size_bytes
-            assert (step.scratch == plan.NO_SLOT) == (step.name not in needed)
+            assert (step.scratch == plan_structs.NO_SLOT) == (step.name not in needed)
             if step.name in needed:
                 assert offsets[step.scratch] + needed[step.name] <= arena.size_bytes
             if step.kind == "Dense":
@@ -196,7 +196,7 @@ def test_struct_sizes_are_the_devices(tmp_path: Path) -> None:
     }  # fmt: skip
     sized = {
         name: cls.FLASH_BYTES
-        for name, cls in inspect.getmembers(plan, inspect.isclass)
+        for name, cls in inspect.getmembers(plan_structs, inspect.isclass)
         if "FLASH_BYTES" in vars(cls)
     }
     assert set(sized) == names | set(levels)

@@ -161,10 +161,10 @@ def test_optimum_of_cbc_equals_brute_force(data):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=1500)
+@settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_optimum_equals_brute_force_on_many(data):
-    problem = data.draw(problems(most=5000))
+    problem = data.draw(problems(most=2000))
     check_against_brute_force(problem, data.draw(limits_of(problem)))
 
 

@@ -13,6 +13,7 @@ from redsc import ir, support
 from redsc.errors import ModelError
 from redsc.importer import config, files, flatten, saved_model, weights
 from redsc.importer.convert import convert
+from redsc.importer.hdf5 import Hdf5File, read_hdf5
 from redsc.keras_network import Layer, Network, output_shape, weight_shapes
 
 _ARCHIVE_MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
@@ -87,19 +88,17 @@ def _checked(raw: Any, keras_version: int, where: str) -> tuple[config.Node, Net
 
 
 def _read_hdf5(path: Path, where: str) -> tuple[Network, weights.Weights]:
-    with files.open_hdf5(path, where) as reader:
-        text = reader.text(reader.file, "model_config")
-        if text is None:
-            raise ModelError(_no_config(reader, where))
-        version = _keras_version(reader.text(reader.file, "keras_version"), where)
+    file = read_hdf5(path, where)
+    text = file.text("model_config")
+    if text is None:
+        raise ModelError(_no_config(file, where))
+    version = _keras_version(file.text("keras_version"), where)
     node, network = _checked(config.load_json(text, where), version, where)
-    with files.open_hdf5(path, where) as reader:
-        return network, weights.from_legacy_hdf5(reader, node)
+    return network, weights.from_legacy_hdf5(file, node)
 
 
-def _no_config(reader: files.Hdf5Reader, where: str) -> str:
-    names = set(reader.file) | set(reader.file.attrs)
-    if names & {"layer_names", "layers", "_layer_checkpoint_dependencies", "vars"}:
+def _no_config(file: Hdf5File, where: str) -> str:
+    if file.names() & {"layer_names", "layers", "_layer_checkpoint_dependencies", "vars"}:
         return (
             f"{where}: holds weights only, without the network they belong to; save the whole "
             "model with model.save(), not save_weights()"
@@ -119,8 +118,8 @@ def _read_archive(path: Path, where: str) -> tuple[Network, weights.Weights]:
     stated = metadata.get("keras_version") if isinstance(metadata, dict) else None
     version = _keras_version(stated if isinstance(stated, str) else "3", where)
     node, network = _checked(config.load_json(members["config.json"], where), version, where)
-    with files.open_hdf5(members["model.weights.h5"], where) as reader:
-        return network, weights.from_archive_hdf5(reader, node)
+    file = read_hdf5(members["model.weights.h5"], where)
+    return network, weights.from_archive_hdf5(file, node)
 
 
 def _keras_version(text: str | None, where: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from redsc.errors import ModelError
 from redsc.importer.config import Node
-from redsc.importer.files import Hdf5Reader
+from redsc.importer.hdf5 import Hdf5File
 from redsc.keras_network import WEIGHTED_LAYERS
 from redsc.keras_options import read_options
 
@@ -61,33 +61,29 @@ def leaves(node: Node, path: Path = ()) -> list[tuple[Path, Node]]:
 # --- HDF5 as model.save("….h5") writes it ---
 
 
-def from_legacy_hdf5(reader: Hdf5Reader, model: Node) -> Weights:
+def from_legacy_hdf5(file: Hdf5File, model: Node) -> Weights:
     """The group model_weights: per outermost layer a group with an ordered list weight_names."""
-    root = reader.find("model_weights")
-    if root is None:
-        raise ModelError(
-            f"{reader.where}: holds no weights; save the whole model with model.save()"
-        )
+    if not file.has_group("model_weights"):
+        raise ModelError(f"{file.where}: holds no weights; save the whole model with model.save()")
     weights: Weights = {}
     for position, child in enumerate(model.children):
         here: Path = (position,)
         inside = leaves(child, here) if child.is_model else [(here, child)]
         if not any(weight_names(leaf) for _, leaf in inside):
             continue
-        group = reader.find(f"model_weights/{child.name}")
-        names = None if group is None else reader.texts(group, "weight_names")
+        names = file.texts(f"model_weights/{child.name}", "weight_names")
         if names is None:
-            raise ModelError(f"{reader.where}: the weights of layer {child.name!r} are missing")
+            raise ModelError(f"{file.where}: the weights of layer {child.name!r} are missing")
         paths = [f"model_weights/{child.name}/{name}" for name in names]
         if child.is_model:
-            weights |= _nested_hdf5(reader, child, inside, paths)
+            weights |= _nested_hdf5(file, child, inside, paths)
         else:
-            weights[position,] = [reader.array(path) for path in paths]
+            weights[position,] = [file.array(path) for path in paths]
     return weights
 
 
 def _nested_hdf5(
-    reader: Hdf5Reader, model: Node, inside: list[tuple[Path, Node]], paths: list[str]
+    file: Hdf5File, model: Node, inside: list[tuple[Path, Node]], paths: list[str]
 ) -> Weights:
     """A nested model's weights lie in one list: by name where names are unique, else by order."""
     by_name = {_last_names(path): path for path in paths}
@@ -95,18 +91,18 @@ def _nested_hdf5(
     keys = [(leaf.name, name) for _, leaf, names in wanted for name in names]
     if len(by_name) == len(paths) and all(key in by_name for key in keys):
         return {
-            path: [reader.array(by_name[leaf.name, name]) for name in names]
+            path: [file.array(by_name[leaf.name, name]) for name in names]
             for path, leaf, names in wanted
         }
     order = _trainable_first(model, inside[0][0][:1])
     if len(order) != len(paths):
         raise ModelError(
-            f"{reader.where}: the nested model {model.name!r} stores {len(paths)} weights where "
+            f"{file.where}: the nested model {model.name!r} stores {len(paths)} weights where "
             f"its layers have {len(order)}; save the model again"
         )
     place = dict(zip(order, paths, strict=True))
     return {
-        path: [reader.array(place[path, number]) for number in range(len(names))]
+        path: [file.array(place[path, number]) for number in range(len(names))]
         for path, _, names in wanted
     }
 
@@ -145,15 +141,15 @@ def _split_trainable(
 # --- The archive's model.weights.h5 ---
 
 
-def from_archive_hdf5(reader: Hdf5Reader, model: Node) -> Weights:
+def from_archive_hdf5(file: Hdf5File, model: Node) -> Weights:
     """layers/<class in snake case>[_n]/vars/<number>, nested models inside their own group."""
     for root in ("layers", "_layer_checkpoint_dependencies"):
-        if reader.find(root) is not None:
-            return _archive_layers(reader, model, root, (), root)
-    raise ModelError(f"{reader.where}: model.weights.h5 holds no layers; save the model again")
+        if file.has_group(root):
+            return _archive_layers(file, model, root, (), root)
+    raise ModelError(f"{file.where}: model.weights.h5 holds no layers; save the model again")
 
 
-def _archive_layers(reader: Hdf5Reader, model: Node, group: str, path: Path, root: str) -> Weights:
+def _archive_layers(file: Hdf5File, model: Node, group: str, path: Path, root: str) -> Weights:
     weights: Weights = {}
     used: dict[str, int] = {}
     for position, child in enumerate(model.children):
@@ -165,9 +161,9 @@ def _archive_layers(reader: Hdf5Reader, model: Node, group: str, path: Path, roo
         inner = f"{group}/{name}_{number}" if number else f"{group}/{name}"
         below = (*path, position)
         if child.is_model:
-            weights |= _archive_layers(reader, child, f"{inner}/{root}", below, root)
+            weights |= _archive_layers(file, child, f"{inner}/{root}", below, root)
         elif names := weight_names(child):
-            weights[below] = [reader.array(f"{inner}/vars/{i}") for i in range(len(names))]
+            weights[below] = [file.array(f"{inner}/vars/{i}") for i in range(len(names))]
     return weights
 
 

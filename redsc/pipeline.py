@@ -86,7 +86,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     arenas = memory.plan_levels(level_graphs, kernels.scratch_bytes)
     device_plan = plan.build_plan(network, arenas)
     data_bytes = device_plan.weights_bytes + device_plan.tables_bytes
-    boards.check_fits(boards.BOARDS[options.board], arenas[-1].size_bytes, data_bytes)
+    boards.check_fits(boards.BOARDS[options.board], max(device_plan.arena_bytes), data_bytes)
 
     levels = measure.level_costs(network, graph, arenas)
     with (
@@ -136,6 +136,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             "seconds": dict(progress.seconds),
         }
         project.write_report(staging, result, measure.layers_csv(network))
+        progress.stage(f"put {options.output} in place")
     return result
 
 

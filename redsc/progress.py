@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import time
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 log = logging.getLogger("redsc")
 
 
 class Progress:
-    """Names stages as they begin; `step` moves the bar within one. Silent under -q."""
+    """Names stages as they begin; `step` moves the bar within one. Silent under -q.
+
+    Ctrl-C raises KeyboardInterrupt at once, and again at the next stage or step: Python drops an
+    exception that happens to be raised inside a destructor, of which TensorFlow runs many.
+    """
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -21,8 +27,13 @@ class Progress:
         self._stage_started = self.started
         self._bar: Any = None
         self._task: Any = None
+        self._interrupted = False
+        self._previous_handler: Any = None
 
     def __enter__(self) -> Progress:
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGINT, self._interrupt)
+            sys.unraisablehook = _quiet_about_interrupts
         if sys.stderr.isatty() and log.isEnabledFor(logging.WARNING):
             from rich.console import Console
             from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -49,9 +60,20 @@ class Progress:
         self._finish()
         if self._bar is not None:
             self._bar.stop()
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    def _check(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def stage(self, name: str) -> None:
         """A new stage begins; the one before it has ended."""
+        self._check()
         self._finish()
         self._stage, self._stage_started = name, time.monotonic()
         if self._bar is not None:
@@ -61,6 +83,7 @@ class Progress:
 
     def step(self, done: int, total: int, text: str = "") -> None:
         """`done` of `total` parts of the current stage are done."""
+        self._check()
         if self._bar is not None:
             self._bar.update(
                 self._task, description=f"{self._stage} {text}", completed=done, total=total
@@ -70,3 +93,8 @@ class Progress:
     def _finish(self) -> None:
         if self._stage is not None:
             self.seconds[self._stage] = round(time.monotonic() - self._stage_started, 2)
+
+
+def _quiet_about_interrupts(dropped: sys.UnraisableHookArgs) -> None:
+    if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)

@@ -1,0 +1,222 @@
+"""`redsc compile` and what follows it, through the command line, on a small real network."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zoo
+from test_cli import run
+
+from redsc import verify
+
+pytestmark = pytest.mark.slow
+
+LEVEL_KEYS = {
+    "level", "budget_percent", "macs", "macs_percent", "widths", "parameters",
+    "peak_activation_bytes", "arena_bytes", "accuracy_float", "accuracy_int8", "fidelity",
+    "verified", "emulator",
+}  # fmt: skip
+PROJECT = (
+    "platformio.ini", "Makefile", "README.md", "src/main.cpp", "lib/reds/library.json",
+    "lib/model/model.h", "model.tflite", "levels/level_0.tflite", "levels/level_1.tflite",
+    "report/report.json", "report/summary.csv", "report/layers.csv", "report/levels.png",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "net.h5"
+    zoo.ZOO["ds_cnn"]("small").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(model: Path) -> Path:
+    """A build with two levels; tests that change it work on a copy."""
+    directory = model.parent / "built"
+    result = run("compile", model, "-o", directory, "--levels", "50,100")
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    return directory
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_output_is_complete(built: Path, model: Path) -> None:
+    for name in PROJECT:
+        assert (built / name).is_file(), name
+    report = json.loads((built / "report" / "report.json").read_text())
+    assert report["schema_version"] == 1
+    assert [level["level"] for level in report["levels"]] == [0, 1]
+    for level in report["levels"]:
+        assert set(level) >= LEVEL_KEYS
+        assert level["accuracy_int8"] is None  # not measured is null
+        assert set(level["verified"]) == {"tflm", "host", "emulator"}
+        assert set(level["emulator"]) == {"instructions", "switch_instructions"}
+        assert set(level["fidelity"]) == {"sqnr_db", "argmax_agreement"}
+    assert set(report["flash"]) == {"weights_bytes", "tables_bytes", "code_bytes", "total_bytes"}
+    assert set(report["search"]) == {"solver", "seconds", "proven_optimal", "gap"}
+    assert set(report["model"]) >= {"path", "sha256", "parameters", "macs"}
+    assert any("accuracy is unmeasured" in warning for warning in report["warnings"])
+    assert (built / "model.tflite").read_bytes() == (built / "levels/level_1.tflite").read_bytes()
+    with (built / "report" / "summary.csv").open() as stream:
+        assert [row["level"] for row in csv.DictReader(stream)] == ["0", "1"]
+    for name in ("levels.png", "widths.png"):
+        assert (built / "report" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_switching_costs_the_same_at_every_level(built: Path) -> None:
+    report = json.loads((built / "report" / "report.json").read_text())
+    costs = {level["emulator"]["switch_instructions"] for level in report["levels"]}
+    assert costs == {None} or (len(costs) == 1 and max(costs) <= 12)
+
+
+def test_report_prints_what_compile_wrote(built: Path) -> None:
+    assert json.loads(run("report", built, "--json").stdout) == json.loads(
+        (built / "report" / "report.json").read_text()
+    )
+    text = run("report", built).stdout
+    assert "bit-exact" in text
+    assert "accuracy is unmeasured" in text
+
+
+def test_verify_again_and_bench_change_nothing(built: Path) -> None:
+    before = files(built)
+    verdicts = json.loads(run("verify", built, "--json").stdout)
+    assert len(verdicts["levels"]) == 2
+    for level in verdicts["levels"]:
+        assert all(level[rung] is not False for rung in verify.RUNG_NAMES)
+    if all(shutil.which(tool) for tool in verify.EMULATOR_TOOLS):
+        bench = json.loads(run("bench", built, "--emulator", "--json").stdout)
+        assert bench["levels"][0]["instructions"] < bench["levels"][1]["instructions"]
+    assert files(built) == before
+
+
+def test_a_damaged_weight_is_found_and_named(built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built, tmp_path / "damaged")
+    source = tmp_path / "damaged" / "lib" / "model" / "model_weights.cc"
+    text = source.read_text()
+    first = re.search(r"^ *(-?\d+),", text, re.MULTILINE)
+    assert first is not None
+    wrong = (int(first[1]) + 128) % 127
+    source.write_text(f"{text[: first.start(1)]}{wrong}{text[first.end(1) :]}")
+    result = run("verify", tmp_path / "damaged")
+    assert result.returncode == 7, result.stderr
+    assert "level 0, layer" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_same_input_gives_the_same_bytes(built: Path, model: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    assert run("compile", model, "-o", again, "--levels", "50,100").returncode == 0
+    ignored = {"report/report.json", ".redsc-manifest.json"}
+    first, second = files(built), files(again)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name] and name not in ignored] == []
+
+
+def test_compiling_again_keeps_what_is_the_users(built: Path, model: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "build"
+    shutil.copytree(built, directory)
+    sketch = directory / "src" / "main.cpp"
+    sketch.write_text("// mine\n")
+    (directory / "src" / "sensor.h").write_text("// mine too\n")
+    (directory / ".pio").mkdir()
+    (directory / ".pio" / "object").write_text("built")
+    result = run("compile", model, "-o", directory, "--levels", "50,100", "--no-verify")
+    assert result.returncode == 0, result.stderr
+    assert sketch.read_text() == "// mine\n"
+    assert "set_level" in (directory / "src" / "main.cpp.new").read_text()
+    assert (directory / "src" / "sensor.h").read_text() == "// mine too\n"
+    assert (directory / ".pio" / "object").read_text() == "built"
+    report = json.loads((directory / "report" / "report.json").read_text())
+    assert report["levels"][0]["verified"] == {"tflm": None, "host": None, "emulator": None}
+    assert report["flash"]["code_bytes"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--strict",), 2, "accuracy is unmeasured"),
+        (("--max-ram-bytes", "64"), 4, "RAM"),
+        (("--levels", "0.001,100"), 4, "at least"),
+        (("--data", "none.npz"), 2, "none.npz"),
+        (("--data", "nan.npz"), 2, "NaN"),
+    ],
+)
+def test_failures_leave_the_previous_build_alone(
+    built: Path, model: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
+) -> None:
+    shutil.copytree(built, tmp_path / "build")
+    x = np.full((64, 25, 10, 1), np.nan, np.float32)
+    np.savez(tmp_path / "nan.npz", x=x, y=np.arange(64) % 2)
+    before = files(tmp_path)
+    result = run("compile", model, "-o", "build", *options, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert files(tmp_path) == before
+
+
+def test_a_full_disk_leaves_the_previous_build_alone(
+    built: Path, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(built, tmp_path / "build")
+    before = files(tmp_path)
+    limit_bytes = 6000  # smaller than several of the files that compile writes
+    result = subprocess.run(
+        [sys.executable, "-m", "redsc", "compile", model, "-o", "build", "--no-verify"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "MPLCONFIGDIR": str(model.parent)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes)),
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("stage", ["search widths", "verify on the host", "measure accuracy"])
+def test_an_interrupt_leaves_the_previous_build_alone(
+    built: Path, model: Path, tmp_path: Path, stage: str
+) -> None:
+    shutil.copytree(built, tmp_path / "build")
+    before = files(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "redsc", "compile", model, "-o", "build"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if stage in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130, rest
+    assert "Traceback" not in rest
+    assert files(tmp_path) == before

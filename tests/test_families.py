@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import zoo
 
-from redsc import config, oracle, pipeline, toolchain, verify
+from redsc import config, oracle, pipeline, tf_network, toolchain, verify
 from redsc.progress import Progress
 
 DATA = Path(os.environ.get("REDSC_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -31,6 +31,20 @@ def expected_verdict() -> dict[str, bool | None]:
     return {name: True if there and comparable else None for name, there in rungs.items()}
 
 
+@pytest.fixture(autouse=True)
+def as_many_inputs_on_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "EMULATOR_INPUTS", verify.HOST_INPUTS)
+
+
+def check_litert_runs(build: Path, levels: int) -> None:
+    tf = tf_network.tensorflow()
+    for number in range(levels):
+        path = build / "levels" / f"level_{number}.tflite"
+        interpreter = tf.lite.Interpreter(model_content=path.read_bytes())
+        interpreter.allocate_tensors()
+        interpreter.invoke()
+
+
 def compile_and_check(model: Path, output: Path) -> dict:
     result = pipeline.compile_model(config.CompileOptions(model=model, output=output), Progress())
     assert result["levels"], result["warnings"]
@@ -42,6 +56,7 @@ def compile_and_check(model: Path, output: Path) -> dict:
         assert narrow["macs"] < wide["macs"]
     assert result["levels"][-1]["macs"] == result["model"]["macs"]
     assert result["model"]["import_error"] <= pipeline.FAITHFUL_LIMIT
+    check_litert_runs(output, len(result["levels"]))
     return result
 
 

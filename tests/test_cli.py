@@ -14,7 +14,7 @@ import pytest
 import redsc
 
 
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "redsc", *map(str, arguments)],
         cwd=cwd,

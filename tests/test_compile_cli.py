@@ -220,3 +220,20 @@ def test_an_interrupt_leaves_the_previous_build_alone(
     assert process.wait(timeout=60) == 130, rest
     assert "Traceback" not in rest
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("share", [0.6, 0.85])
+def test_limits_hold_for_the_real_plan(
+    built: Path, model: Path, tmp_path: Path, share: float
+) -> None:
+    """Not only for the search's model of it: all tables with their structure, scratch included."""
+    full = json.loads((built / "report" / "report.json").read_text())
+    max_flash = int(share * (full["flash"]["weights_bytes"] + full["flash"]["tables_bytes"]))
+    max_ram = int(share * full["levels"][-1]["arena_bytes"])
+    limits = ("--max-flash-bytes", max_flash, "--max-ram-bytes", max_ram)
+    result = run("compile", model, "-o", tmp_path / "build", "--no-verify", "--json", *limits)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["flash"]["weights_bytes"] + report["flash"]["tables_bytes"] <= max_flash
+    assert all(level["arena_bytes"] <= max_ram for level in report["levels"])
+    assert any("does not fit" in warning for warning in report["warnings"])

@@ -268,8 +268,7 @@ def _train(
     trainer: _Trainer, progress: Progress, warnings: list[str]
 ) -> tuple[ir.Graph, ...] | None:
     """Runs all epochs; the levels of the best validated one, None when there is none."""
-    options = trainer.options
-    patience = options.patience or max(trainer.epochs // 3, 4)
+    patience = trainer.options.patience or max(trainer.epochs // 3, 4)
     best: tuple[ir.Graph, ...] | None = None
     best_key, best_epoch = (-np.inf, -np.inf), 0
     for epoch in range(trainer.epochs):
@@ -286,7 +285,7 @@ def _train(
         trainer.measure()
         scores = trainer.validate(quantized)
         if not np.isfinite([mean_loss, *scores.losses]).all():
-            warnings.append(_divergence(epoch, trainer.epochs, best is not None, options))
+            warnings.append(_divergence(epoch, trainer.epochs, best is not None))
             break
         progress(epoch + 1, trainer.epochs, f"loss {mean_loss:.4g}, {scores}")
         if scores.key > best_key:
@@ -296,9 +295,9 @@ def _train(
     return best
 
 
-def _divergence(epoch: int, epochs: int, kept: bool, options: Options) -> str:
+def _divergence(epoch: int, epochs: int, kept: bool) -> str:
     state = "the best levels before it are kept" if kept else "the levels are left untrained"
     return (
         f"training diverged (a loss was not finite) in epoch {epoch + 1} of {epochs}, {state}; "
-        f"try a learning rate below {options.learning_rate:g}, and check the scale of the data"
+        "try fewer --epochs, and check the scale of the data"
     )

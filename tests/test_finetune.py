@@ -197,7 +197,7 @@ def test_divergence_keeps_the_last_good_state_and_advises():
     )
     assert levels == (graph,)
     assert "diverged" in warnings[0]
-    assert "learning rate" in warnings[0]
+    assert "fewer --epochs" in warnings[0]
 
 
 def test_training_ends_early_without_improvement(monkeypatch):

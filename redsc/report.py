@@ -157,9 +157,9 @@ def print_tables(report: Json) -> None:
         f"input   {report['input']['formula']}",
     )
     for line in lines:
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     for warning in report["warnings"]:
-        console.print(f"warning {warning}", style="yellow", markup=False)
+        console.print(f"warning {warning}", style="yellow", markup=False, soft_wrap=True)
 
 
 def summary_csv(report: Json) -> str:

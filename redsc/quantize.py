@@ -151,6 +151,8 @@ def _quantize_linear(
     high = (127 - target.zero_point) * target.scale + reach + target.scale
     offset = np.clip(op.offset, low, high)
     floor = np.abs(offset) / (source.scale * BIAS_MAX)
+    # Multipliers below 2^-31 move nothing by a fiftieth of a step, and XNNPACK refuses them.
+    floor = np.maximum(floor, target.scale / source.scale * 2.0**-31)
     scale = np.maximum(wanted, np.maximum(floor, np.finfo(np.float32).tiny)).astype(np.float32)
     bias = np.rint(offset / (np.float64(source.scale) * scale.astype(np.float64)))
     return QuantizedLinear(
@@ -219,30 +221,38 @@ def _ties(graph: ir.Graph) -> dict[str, str]:
 
 
 def _class_ranges(tie: Mapping[str, str], level: FloatLevel) -> dict[str, tuple[float, float]]:
-    """Range of every class of tied tensors, wide enough for TFLite's int32 requantisation."""
-    ranges = dict(level.ranges)
+    """Range of every class of tied tensors, wide enough for int32 requantisation.
 
-    def widen(name: str, needed: float) -> None:
-        low, high = ranges[name]
-        ranges[name] = (low, max(high, low + needed))
-
-    def size(name: str) -> float:
-        return max(abs(end) for end in ranges[name])
-
-    for op in level.graph.ops:
-        match op:  # only dead layers and broken calibrations come near these floors
-            case ir.LinearOp():
-                # 2^20 below what the kernel can reach, accumulators would be shifted out of int32
-                reach = np.abs(_per_channel(op, op.kernel)).sum(axis=1) * op.scale
-                widen(op.name, float(np.max(reach)) * size(op.inputs[0]) * 2.0**-20)
-            case ir.Add() | ir.LeakyRelu():
-                widen(op.name, max(size(name) for name in op.inputs) * 2.0**-16)
-            case ir.Softmax() | ir.Logistic() | ir.Tanh():
-                widen(op.inputs[0], 255 * 2.0**-25)  # its scale in Q5.26 or Q4.27 is at least 1
+    Only dead layers and broken calibrations come near these floors. They are applied twice, as a
+    class that is widened late may feed an earlier op.
+    """
     members: dict[str, list[tuple[float, float]]] = {}
     for name, root in tie.items():
-        members.setdefault(root, []).append(ranges[name])
-    return {root: _union(values) for root, values in members.items()}
+        members.setdefault(root, []).append(level.ranges[name])
+    ranges = {root: _union(values) for root, values in members.items()}
+
+    def widen(name: str, needed: float) -> None:
+        low, high = ranges[tie[name]]
+        ranges[tie[name]] = (low, max(high, low + needed))
+
+    def size(name: str) -> float:
+        low, high = ranges[tie[name]]
+        return max(high, 0.0) - min(low, 0.0)
+
+    for op in (*level.graph.ops, *level.graph.ops):
+        match op:
+            case ir.LinearOp():
+                channels = np.abs(_per_channel(op, op.kernel)) * op.scale[:, None]
+                largest, reach = channels.max(), channels.sum(axis=1).max()
+                # multipliers of at most 64 (XNNPACK stops at 256), no accumulator out of int32
+                floor = max(largest / WEIGHT_MAX / 64, reach * 2.0**-20)
+                widen(op.name, float(floor) * size(op.inputs[0]))
+            case ir.Add() | ir.LeakyRelu():
+                # multipliers below 1 after the Add's left shift of 20; XNNPACK wants 256 and less
+                widen(op.name, max(size(name) for name in op.inputs) * 2.0**-7)
+            case ir.Softmax() | ir.Logistic() | ir.Tanh():
+                widen(op.inputs[0], 255 * 2.0**-25)  # its scale in Q5.26 or Q4.27 is at least 1
+    return ranges
 
 
 def _union(ranges: Sequence[tuple[float, float]]) -> tuple[float, float]:

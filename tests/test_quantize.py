@@ -66,9 +66,12 @@ def test_every_tensor_of_every_level_is_close_to_float(family: str) -> None:
             assert sqnr_db(real[name].numpy(), back) > 20, (level.percent, name)
 
 
-def test_each_level_runs_in_litert() -> None:
+@pytest.mark.parametrize("strange", [False, True])
+def test_each_level_runs_in_litert(strange: bool) -> None:
     tf = tf_network.tensorflow()
     graph = reference.ds_cnn(channels=8)
+    if strange:
+        graph = _with_strange_channels(graph)
     x = inputs(graph, 2)
     network = quantized(graph, x, (0.5, 1.0))
     for level in network.levels:

@@ -108,17 +108,20 @@ def _usual_range(source: ir.Input) -> Range | None:
 
 
 def _leading_normalisation(graph: ir.Graph) -> ir.BatchNorm | None:
-    """The per-channel normalisation of the raw input: a 1x1 depthwise of ones once lowered."""
+    """The per-channel normalisation of the raw input: a 1x1 depthwise of ones once lowered.
+
+    A reshape before it, as lowering gives a vector, is looked through where channels stay.
+    """
     readers = graph.consumers(graph.input.name)
-    if len(readers) != 1:
-        return None
-    match readers[0]:
-        case ir.BatchNormalization(norm=norm):
-            return norm
-        case ir.DepthwiseConv2D(norm=norm, bias=None) as op:
-            ones = op.kernel.shape[:2] == (1, 1) and op.multiplier == 1 and np.all(op.kernel == 1)
-            return norm if ones else None
-    return None
+    while len(readers) == 1 and isinstance(readers[0], ir.Reshape):
+        readers = graph.consumers(readers[0].name)
+    norm = None
+    match readers:
+        case [ir.BatchNormalization() as op]:
+            norm = op.norm
+        case [ir.DepthwiseConv2D(bias=None, multiplier=1) as op]:
+            norm = op.norm if op.kernel.shape[:2] == (1, 1) and np.all(op.kernel == 1) else None
+    return norm if norm is not None and norm.mean.size in (1, graph.input.shape[-1]) else None
 
 
 def _input_statistics(norm: ir.BatchNorm) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from redsc import calibrate, groups, ir
+from redsc import calibrate, groups, ir, passes
 from redsc.tf_network import forward, linear, predict, ranges
 from tests import graphs
 
@@ -116,6 +116,20 @@ def test_a_leading_normalisation_tells_the_range_per_channel(rows):
     if rows[2] != [0, 0]:  # a plain scale and shift holds no statistics to reproduce
         np.testing.assert_allclose(x.mean(axis=(0, 1, 2)), [100, -2], atol=3)
         assert 0.3 < x[1:, :, :, 1].std() < 0.8
+
+
+def test_a_normalised_vector_tells_its_range():
+    """Keras's Normalization of features: lowered, a reshape stands before the depthwise."""
+    features = ir.Input("x", (), (2,))
+    norm = ir.BatchNorm(*map(ir.read_only, ([1 / 20, 2], [-5, 4], [0, 0], [1, 1])), epsilon=0.0)
+    dense = ir.Dense("y", ("norm",), ir.read_only(np.ones((2, 3))))
+    graph = passes.lower(
+        ir.Graph("tabular", (features, ir.BatchNormalization("norm", ("x",), norm), dense), "y")
+    )
+    assert isinstance(graph.consumers("x")[0], ir.Reshape)
+    x, text = calibrate.synthetic_inputs(graph, 64, 0)
+    assert (x.min(), x.max()) == (-4, 180)
+    assert "normalisation" in text
 
 
 def test_without_norms_and_range_the_guess_is_said():

@@ -6,6 +6,7 @@ import copy
 import importlib
 import io
 import json
+import os
 import random
 import struct
 import subprocess
@@ -121,6 +122,8 @@ def test_saved_model_with_damaged_parts(part: str, tmp_path: Path) -> None:
 def test_file_without_permission_or_readable_content(tmp_path: Path) -> None:
     (tmp_path / "loop.h5").symlink_to(tmp_path / "loop.h5")
     refused(tmp_path / "loop.h5", "no such file|cannot be read")
+    os.mkfifo(tmp_path / "pipe.h5")  # opening it would wait for a writer
+    refused(tmp_path / "pipe.h5", "no ordinary file")
 
 
 # --- Damaged ---

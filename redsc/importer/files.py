@@ -28,6 +28,8 @@ def detect_format(path: Path) -> str:
             return _detect_directory(path)
         if not path.exists():
             raise ModelError(f"{path}: no such file; give the path of a saved Keras model")
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise ModelError(f"{path}: is no ordinary file; give the path of a saved Keras model")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from redsc import cost, groups, importer, ir, passes
+from redsc import cost, groups, importer, ir, passes, report
 
 
 def analyze(path: Path) -> dict[str, Any]:
@@ -49,10 +49,9 @@ def analyze(path: Path) -> dict[str, Any]:
 
 def print_tables(analysis: dict[str, Any]) -> None:
     """The analysis for a person, to stdout."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = report.console_for(columns=5)
     model = analysis["model"]
     fixed = {group["name"] for group in analysis["groups"] if group["fixed"]}
     table = Table(title=f"{Path(model['path']).name} ({model['format']})", title_justify="left")

@@ -24,6 +24,9 @@ RUNTIMES = ("standalone", "tflm")
 DEFAULT_LEVELS = (25.0, 50.0, 75.0, 100.0)
 """Percent. A default level that no widths fit is left out; one that was asked for is an error."""
 
+_LARGEST_INPUT = 1e30
+"""Beyond it a network's float32 sums overflow."""
+
 
 @dataclass(frozen=True)
 class CompileOptions:
@@ -70,8 +73,10 @@ def parse_input_range(text: str) -> tuple[float, float]:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"input-range: {text!r} is not LO,HI; write for example -1,1") from None
-    if not low < high or abs(low) == float("inf") or abs(high) == float("inf"):
-        raise UsageError(f"input-range: {text!r}: LO must be below HI, both finite")
+    if not (low < high and abs(low) <= _LARGEST_INPUT and abs(high) <= _LARGEST_INPUT):
+        raise UsageError(
+            f"input-range: {text!r}: LO must be below HI, both within ±{_LARGEST_INPUT:g}"
+        )
     return low, high
 
 
@@ -92,6 +97,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def _convert(path: Path, key: str, value: Any) -> Any:
     fields = {field.name: field.type for field in dataclasses.fields(CompileOptions)}
+    del fields["model"]  # the command line's argument
     if key not in fields:
         close = difflib.get_close_matches(key, fields, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(fields)}"
@@ -103,7 +109,7 @@ def _convert(path: Path, key: str, value: Any) -> Any:
             return parse_levels(_join(value, where))
         case "input_range":
             return parse_input_range(_join(value, where))
-        case "model" | "output":
+        case "output":
             if isinstance(value, str):
                 return path.parent / value
         case _ if kind.startswith(("str", "Budget")) and isinstance(value, str):
@@ -127,8 +133,6 @@ def merge(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> CompileO
     """Options from a configuration file, overridden by the command line's (None is not given)."""
     given = {key: value for key, value in arguments.items() if value is not None}
     values = {**settings, **given}
-    if "model" not in values:
-        raise UsageError("no model given; write redsc compile MODEL")
     options = CompileOptions(**values)
     _check(options)
     return options
@@ -144,8 +148,10 @@ def _check(options: CompileOptions) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"{name.replace('_', '-')}: {value} must be at least 1")
-    if options.epochs is not None and options.epochs < 0:
-        raise UsageError(f"epochs: {options.epochs} must not be negative")
+    for name in ("epochs", "seed"):
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            raise UsageError(f"{name}: {value} must not be negative")
     if options.runtime == "tflm":
         raise UsageError(
             "runtime: 'tflm' is not available in this version; use --runtime standalone"

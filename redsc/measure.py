@@ -133,6 +133,13 @@ def _int8_outputs(
     return [quantize.dequantize_array(output.reshape(shape), params) for output in outputs]
 
 
+def is_classifier(network: QuantizedNetwork, dataset: data.Data | None) -> bool:
+    """Whether the largest output is the answer: by the data, else by a softmax at the end."""
+    if dataset is not None:
+        return dataset.task == "classification"
+    return any(isinstance(op, ir.Softmax) for op in network.graph.ops)
+
+
 def model_facts(
     options: CompileOptions, model: importer.LoadedModel, graph: ir.Graph, faithful: float
 ) -> dict[str, Any]:

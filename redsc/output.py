@@ -49,7 +49,7 @@ def transaction(directory: Path) -> Iterator[Path]:
     staging, old, _ = _neighbours(directory)
     with _explained(directory), _lock(directory):
         _recover(directory)
-        _check_replaceable(directory)
+        check_replaceable(directory)
         try:
             staging.mkdir()
             yield staging
@@ -107,7 +107,9 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _check_replaceable(directory: Path) -> None:
+def check_replaceable(directory: Path) -> None:
+    """Raises UsageError when `directory` is not redsc's to replace. For failing early."""
+    directory = directory.resolve()
     if Path.cwd().is_relative_to(directory):
         raise UsageError(
             f"{directory}: is the current directory or holds it, so it cannot be replaced as a "

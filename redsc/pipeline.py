@@ -39,7 +39,13 @@ from redsc import (
     verify,
 )
 from redsc.config import DEFAULT_LEVELS, CompileOptions
-from redsc.errors import InfeasibleError, ToolchainError, UsageError, VerificationError
+from redsc.errors import (
+    InfeasibleError,
+    RedscError,
+    ToolchainError,
+    UsageError,
+    VerificationError,
+)
 from redsc.measure import Samples
 from redsc.progress import Progress
 from redsc.quantize import FloatLevel
@@ -54,6 +60,7 @@ FAITHFUL_LIMIT = 1e-4
 
 def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]:
     """A Keras file in, a verified firmware project in `options.output` out; returns the report."""
+    output.check_replaceable(options.output)
     progress.stage("import the model")
     model = importer.load(options.model)
     graph = passes.lower(model.graph)
@@ -65,6 +72,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     samples = _samples(options, graph, dataset)
     if samples.synthetic:
         warnings.append(samples.description)
+    _refuse_warnings(options, warnings)
     faithful = _check_faithful(options, model, graph, samples)
 
     progress.stage("rank units")
@@ -74,6 +82,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     progress.stage("search widths")
     found = _search(options, graph, grouping, scores, warnings)
 
+    _refuse_warnings(options, warnings)
     progress.stage("train levels" if dataset else "calibrate levels")
     level_graphs = _level_graphs(
         options, graph, grouping, found, dataset, samples, progress, warnings
@@ -106,10 +115,9 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         progress.stage("measure accuracy")
         quality = measure.quality(network, tflites, ladder, dataset, samples)
 
+        _refuse_warnings(options, warnings)
+        _refuse_warnings(options, ladder.warnings, ToolchainError)
         warnings += ladder.warnings
-        if options.strict and warnings:
-            kind = ToolchainError if ladder.warnings else UsageError
-            raise kind("with --strict a warning is an error:\n" + "\n".join(warnings))
         progress.stage("write the report")
         result = {
             "schema_version": report.SCHEMA_VERSION,
@@ -120,6 +128,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
                 {**level, **measured, **measure.verdict_facts(verdict)}
                 for level, measured, verdict in zip(levels, quality, ladder.verdicts, strict=True)
             ],
+            "classifier": measure.is_classifier(network, dataset),
             "fixed_groups": [group.name for group in grouping.groups.values() if group.fixed],
             "flash": {
                 "weights_bytes": device_plan.weights_bytes,
@@ -139,6 +148,13 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         project.write_report(staging, result, measure.layers_csv(network))
         progress.stage(f"put {options.output} in place")
     return result
+
+
+def _refuse_warnings(
+    options: CompileOptions, warnings: Sequence[str], kind: type[RedscError] = UsageError
+) -> None:
+    if options.strict and warnings:
+        raise kind("with --strict a warning is an error:\n" + "\n".join(warnings))
 
 
 def _load_data(options: CompileOptions, graph: ir.Graph, warnings: list[str]) -> data.Data | None:

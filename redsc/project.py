@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 
 import redsc
-from redsc import emit, ir, report, resources
+from redsc import emit, ir, plots, report, resources
 from redsc.plan import Plan
 
 TEMPLATES = {
@@ -96,5 +96,5 @@ def write_report(directory: Path, result: Mapping[str, Any], layers_csv: str) ->
     (folder / "report.json").write_text(report.to_json(result), encoding="utf-8")
     (folder / "summary.csv").write_text(report.summary_csv(result), encoding="utf-8")
     (folder / "layers.csv").write_text(layers_csv, encoding="utf-8")
-    for name, png in report.plots(result).items():
+    for name, png in plots.draw(result).items():
         (folder / name).write_bytes(png)

@@ -1,7 +1,7 @@
-"""What a compile measured: report.json, tables for people, CSV for spreadsheets, plots.
+"""What a compile measured: report.json, tables for people, CSV for spreadsheets.
 
-The JSON is the contract (schema_version 1, keys stable, units in names). Tables and plots are
-drawn from the JSON alone, so `redsc report DIR` prints what `redsc compile` printed. What was
+The JSON is the contract (schema_version 1, keys stable, units in names). Tables are drawn from
+the JSON alone, so `redsc report DIR` prints what `redsc compile` printed. What was
 not measured is null, never a guess.
 """
 
@@ -85,13 +85,14 @@ def rows(report: Json) -> list[tuple[str, ...]]:
                 table.append(row(f"{quality.replace('_', ' ')}, {kind}", values, show))
     table += [
         row("int8 to float, SQNR dB", of("fidelity", "sqnr_db"), _figures),
-        row("same argmax", of("fidelity", "argmax_agreement"), _share),
         row("flash, all levels, B", [report["flash"]["total_bytes"]] * len(levels), _number),
         row("RAM arena, B", of("arena_bytes"), _number),
         row("instructions", of("emulator", "instructions"), _number),
         row("instructions per switch", of("emulator", "switch_instructions"), _number),
         row("bit-exact", of("verified"), _verdict),
     ]
+    if report["classifier"]:
+        table.insert(-5, row("same argmax", of("fidelity", "argmax_agreement"), _share))
     for group in levels[-1]["widths"]:
         if group not in report["fixed_groups"]:
             table.append(row(f"width {group}", of("widths", group), str))
@@ -151,8 +152,7 @@ def print_tables(report: Json) -> None:
     proof = "proven optimal" if search["proven_optimal"] else f"gap {search['gap']:.2%}"
     lines = (
         f"flash   weights {_number(flash['weights_bytes'])} B + tables "
-        f"{_number(flash['tables_bytes'])} B + code {_number(flash['code_bytes'])} B "
-        f"= {_number(flash['total_bytes'])} B, one copy for all levels",
+        f"{_number(flash['tables_bytes'])} B + {_code(flash)}, one copy for all levels",
         f"search  {search['solver']}, {search['seconds']:.1f} s, {proof}",
         f"input   {report['input']['formula']}",
     )
@@ -160,6 +160,12 @@ def print_tables(report: Json) -> None:
         console.print(line, markup=False, soft_wrap=True)
     for warning in report["warnings"]:
         console.print(f"warning {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _code(flash: Json) -> str:
+    if flash["code_bytes"] is None:
+        return "code (not measured)"
+    return f"code {_number(flash['code_bytes'])} B = {_number(flash['total_bytes'])} B"
 
 
 def summary_csv(report: Json) -> str:
@@ -191,63 +197,3 @@ def csv_text(header: Sequence[str], table: Sequence[Sequence[Any]]) -> str:
     writer.writerow(header)
     writer.writerows(table)
     return stream.getvalue()
-
-
-def plots(report: Json) -> dict[str, bytes]:
-    """PNG files by name: quality against MACs, and the widths the search chose."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    return {"levels.png": _plot_levels(report), "widths.png": _plot_widths(report)}
-
-
-def _png(figure: Any) -> bytes:
-    from matplotlib import pyplot
-
-    stream = io.BytesIO()
-    figure.tight_layout()
-    figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
-    pyplot.close(figure)
-    return stream.getvalue()
-
-
-def _plot_levels(report: Json) -> bytes:
-    from matplotlib import pyplot
-
-    levels = report["levels"]
-    macs = [level["macs"] / 1e6 for level in levels]
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    measured = all(level["accuracy_int8"] is not None for level in levels)
-    if measured:
-        for key, label, style in (
-            ("accuracy_float", "float", "o--"),
-            ("accuracy_int8", "int8", "s-"),
-        ):
-            axes.plot(macs, [100 * level[key] for level in levels], style, label=label)
-        axes.set_ylabel("accuracy on the test split, %")
-        axes.legend()
-    else:
-        axes.plot(macs, [level["fidelity"]["sqnr_db"] for level in levels], "s-")
-        axes.set_ylabel("int8 against the level's own float network, SQNR dB")
-    for x, level in zip(macs, levels, strict=True):
-        axes.axvline(x, color="0.9", zorder=0)
-        axes.annotate(f"level {level['level']}", (x, axes.get_ylim()[0]), rotation=90, fontsize=7)
-    axes.set_xlabel("million MACs per inference")
-    axes.set_title(f"{Path(report['model']['path']).name}: {len(levels)} levels, one firmware")
-    return _png(figure)
-
-
-def _plot_widths(report: Json) -> bytes:
-    from matplotlib import pyplot
-
-    levels = report["levels"]
-    names = list(levels[-1]["widths"])
-    figure, axes = pyplot.subplots(figsize=(max(5, 0.35 * len(names) + 2), 4))
-    for level in reversed(levels):
-        heights = [level["widths"][name] for name in names]
-        axes.bar(range(len(names)), heights, label=f"level {level['level']}")
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axes.set_ylabel("units kept (leading ones)")
-    axes.set_title("Widths of every group, level inside level")
-    axes.legend(fontsize=7)
-    return _png(figure)

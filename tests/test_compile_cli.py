@@ -79,7 +79,7 @@ def test_the_output_is_complete(built: Path, model: Path) -> None:
     assert (built / "model.tflite").read_bytes() == (built / "levels/level_1.tflite").read_bytes()
     with (built / "report" / "summary.csv").open() as stream:
         assert [row["level"] for row in csv.DictReader(stream)] == ["0", "1"]
-    for name in ("levels.png", "widths.png"):
+    for name in ("levels.png", "tradeoff.png"):
         assert (built / "report" / name).read_bytes().startswith(b"\x89PNG")
 
 

@@ -23,7 +23,7 @@ def test_bad_levels_name_the_value(text: str) -> None:
         config.parse_levels(text)
 
 
-@pytest.mark.parametrize("text", ["1", "1,0", "0,0", "a,b", "0,inf", "nan,1", "1,2,3"])
+@pytest.mark.parametrize("text", ["1", "1,0", "0,0", "a,b", "0,inf", "nan,1", "1,2,3", "0,1e39"])
 def test_bad_input_ranges(text: str) -> None:
     with pytest.raises(UsageError, match="input-range"):
         config.parse_input_range(text)
@@ -42,8 +42,9 @@ def test_command_line_wins_over_the_file_over_the_default(tmp_path: Path) -> Non
 
 def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
     file = tmp_path / "redsc.toml"
-    file.write_text('model = "nets/m.h5"\n')
-    assert config.merge(config.read(file), {}).model == tmp_path / "nets" / "m.h5"
+    file.write_text('output = "builds/m"\n')
+    options = config.merge(config.read(file), {"model": Path("m.h5")})
+    assert options.output == tmp_path / "builds" / "m"
 
 
 @pytest.mark.parametrize(
@@ -51,12 +52,14 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
     [
         ("level = 3", "did you mean 'levels'"),
         ("zebra = 3", "known keys"),
+        ("model = 'm.h5'", "unknown key 'model'"),
         ("seed = 'x'", "expected int"),
         ("seed = true", "expected int"),
         ("strict = 1", "expected bool"),
         ("levels = 3", "expected a list"),
         ("seed = ", "not valid TOML"),
         ("epochs = -1", "epochs: -1"),
+        ("seed = -1", "seed: -1"),
         ("max_ram_bytes = 0", "max-ram-bytes: 0"),
         ("budget = 'time'", "budget: 'time' is not one of macs, ram, flash"),
         ("board = 'uno'", "nano33ble"),

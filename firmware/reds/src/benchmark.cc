@@ -1,5 +1,6 @@
 #include "reds/benchmark.h"
 
+#include "clock.h"
 #include "reds/board.h"
 #include "reds/record.h"
 
@@ -21,25 +22,10 @@ void fill(int8_t* input, size_t bytes) {
   }
 }
 
-// Not inlined, so that what is counted is a call as an application makes it.
-__attribute__((noinline)) void switch_level(Network& network, uint8_t level) {
-  network.set_level(level);
-}
-
-// Between two readings of the clock, less what reading it costs.
-uint32_t elapsed(uint32_t start, uint32_t end) {
-  const uint32_t before = board::clock();
-  const uint32_t overhead = board::instructions_between(before, board::clock());
-  const uint32_t gross = board::instructions_between(start, end);
-  return gross > overhead ? gross - overhead : 0;
-}
-
 void benchmark_level(Network& network, uint8_t level) {
   fill(network.input(), network.input_bytes());
-  uint32_t start = board::clock();
-  switch_level(network, level);
-  const uint32_t switching = elapsed(start, board::clock());
-  start = board::clock();
+  const uint32_t switching = timed_set_level(network, level);
+  const uint32_t start = board::clock();
   network.invoke();
   const uint32_t inference = elapsed(start, board::clock());
   put("level", level);

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "../clock.h"
 #include "reds/board.h"
 #include "reds/network.h"
 #include "reds/record.h"
@@ -17,22 +18,6 @@ int fail(const char* reason) {
   board::write(reason);
   board::write("\n");
   return 2;
-}
-
-__attribute__((noinline)) void switch_level(Network& network, uint8_t level) {
-  network.set_level(level);
-}
-
-// What reading the clock itself costs.
-uint32_t clock_instructions() {
-  const uint32_t start = board::clock();
-  return board::instructions_between(start, board::clock());
-}
-
-uint32_t net_instructions(uint32_t start, uint32_t end) {
-  const uint32_t gross = board::instructions_between(start, end);
-  const uint32_t overhead = clock_instructions();
-  return gross > overhead ? gross - overhead : 0;
 }
 
 class Verification {
@@ -77,9 +62,7 @@ class Verification {
   }
 
   bool run_level(uint8_t level) {
-    uint32_t start = board::clock();
-    switch_level(network_, level);
-    const uint32_t switch_instructions = net_instructions(start, board::clock());
+    const uint32_t switch_instructions = timed_set_level(network_, level);
     uint32_t instructions = 0, crc = 0;
     const int8_t* sample = reinterpret_cast<const int8_t*>(&request_ + 1);
     for (uint32_t i = 0; i < request_.samples; ++i, sample += request_.sample_bytes) {
@@ -88,10 +71,10 @@ class Verification {
         if (!run_steps(level, i == 0)) return false;
         memcpy(network_.input(), sample, request_.sample_bytes);
       }
-      start = board::clock();
+      const uint32_t start = board::clock();
       network_.invoke();
       const uint32_t end = board::clock();
-      if (i == 0) instructions = net_instructions(start, end);
+      if (i == 0) instructions = elapsed(start, end);
       if (!verify_io::save(network_.output(), model_.plan.output_bytes)) return false;
       crc = crc32(crc, network_.output(), model_.plan.output_bytes);
     }
@@ -113,7 +96,7 @@ class Verification {
       if (first_sample && (request_.flags & Request::kProfile)) {
         put("level", level);
         put(" step", step);
-        put(" instructions", net_instructions(start, end));
+        put(" instructions", elapsed(start, end));
         board::write("\n");
       }
       const uint32_t bytes = model_.step_output_bytes[level * network_.step_count() + step];

@@ -1,0 +1,185 @@
+"""Pictures of a report, drawn from the JSON alone.
+
+levels.png says what each level keeps and costs; tradeoff.png what width buys. The picture in the
+README is the demo's levels.png.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Json = Mapping[str, Any]
+
+INK, PALE, EMPTY = "#22303c", "#7b8794", "#eef1f4"
+_DARK_TO_LIGHT = ("#1b3a5c", "#2f7ea6", "#6fbcb0", "#c9e4c5")
+_ROW_INCHES = 0.42
+
+
+def draw(report: Json) -> dict[str, bytes]:
+    """PNG files by name; equal reports give equal bytes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 10}):
+        return {"levels.png": _levels(report), "tradeoff.png": _tradeoff(report)}
+
+
+def _png(figure: Any) -> bytes:
+    from matplotlib import pyplot
+
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=150, metadata={"Software": None})
+    pyplot.close(figure)
+    return stream.getvalue()
+
+
+def _colours(count: int) -> list[Any]:
+    """One colour per level, dark for the narrowest."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    scale = LinearSegmentedColormap.from_list("levels", _DARK_TO_LIGHT)
+    return [scale(number / max(count - 1, 1)) for number in range(count)]
+
+
+def _text_on(colour: Any) -> str:
+    red, green, blue = colour[:3]
+    return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else INK
+
+
+def _plain(axes: Any) -> None:
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.tick_params(length=0, colors=INK)
+
+
+def _title(axes: Any, text: str) -> None:
+    axes.set_title(text, loc="left", color=INK, fontweight="bold", pad=12)
+
+
+def _levels(report: Json) -> bytes:
+    from matplotlib import pyplot
+
+    levels = report["levels"]
+    groups = [name for name in levels[-1]["widths"] if name not in report["fixed_groups"]]
+    rows = max(len(groups), len(levels) + 1, 4)
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(12, 1.6 + _ROW_INCHES * rows), gridspec_kw={"width_ratios": (0.85, 1.3)}
+    )
+    _draw_widths(left, report, groups)
+    _draw_costs(right, report)
+    flash, switch = report["flash"], levels[0]["emulator"]["switch_instructions"]
+    facts = [f"{Path(report['model']['path']).name}: one firmware"]
+    if flash["total_bytes"] is not None:
+        facts.append(f"{flash['total_bytes'] / 1024:.1f} KiB of flash for all levels")
+    if switch is not None:
+        facts.append(f"a switch is {switch} instructions")
+    figure.text(0.985, 0.02, ", ".join(facts), ha="right", color=PALE, fontsize=9.5)
+    figure.tight_layout(rect=(0, 0.04, 1, 1), w_pad=3)
+    return _png(figure)
+
+
+def _draw_widths(axes: Any, report: Json, groups: list[str]) -> None:
+    """A row per group; the leading units of level k lie inside those of level k + 1."""
+    levels, colours = report["levels"], _colours(len(report["levels"]))
+    largest = max((levels[-1]["widths"][group] for group in groups), default=1)
+    for row, group in enumerate(groups):
+        start = 0
+        for level, colour in zip(levels, colours, strict=True):
+            end = level["widths"][group]
+            axes.barh(row, end - start, left=start, height=0.72, color=colour, edgecolor="white")
+            start = end
+        axes.text(start + largest * 0.015, row, str(start), va="center", color=PALE, fontsize=9)
+    axes.set_yticks(range(len(groups)), groups)
+    axes.set_ylim(max(len(groups), 4) - 0.4, -0.6)
+    axes.set_xlim(0, largest * 1.1)
+    axes.set_xlabel("units, in order of importance", color=PALE)
+    _title(axes, "What each level keeps")
+    _plain(axes)
+
+
+def _cost(report: Json) -> tuple[str, list[int]]:
+    """Instructions where they were measured, else MACs."""
+    counts = [level["emulator"]["instructions"] for level in report["levels"]]
+    if None in counts:
+        return "MACs per inference", [level["macs"] for level in report["levels"]]
+    return "instructions per inference", counts
+
+
+def _quality(report: Json) -> tuple[str, list[float], str]:
+    """The best measure of quality there is: its name, values and format."""
+    levels = report["levels"]
+    if levels[0]["accuracy_int8"] is not None:
+        return "int8 accuracy", [100 * level["accuracy_int8"] for level in levels], "{:.2f} %"
+    if levels[0].get("mean_squared_error_int8") is not None:
+        return "int8 MSE", [level["mean_squared_error_int8"] for level in levels], "{:.4g}"
+    if levels[0]["fidelity"]["sqnr_db"] is not None:
+        return "int8 SQNR", [level["fidelity"]["sqnr_db"] for level in levels], "{:.1f} dB"
+    return "", [], ""
+
+
+def _draw_costs(axes: Any, report: Json) -> None:
+    """A row per level: instructions as a bar, the rest as text."""
+    levels, colours = report["levels"], _colours(len(report["levels"]))
+    name, costs = _cost(report)
+    quality, values, style = _quality(report)
+    full = max(costs)
+    columns = [(1.13, quality), (1.40, "RAM arena"), (1.63, "MACs")]
+    for row, (level, cost, colour) in enumerate(zip(levels, costs, colours, strict=True)):
+        axes.barh(row, full, height=0.72, color=EMPTY)
+        axes.barh(row, cost, height=0.72, color=colour)
+        label = f"{cost / 1e6:.2f} M" if full >= 2e6 else f"{cost / 1e3:,.0f} k"
+        axes.text(
+            full * 0.015, row, label, va="center", color=_text_on(colour), fontweight="bold",
+        )  # fmt: skip
+        cells = (
+            style.format(values[row]) if values else "",
+            f"{level['arena_bytes'] / 1024:.2f} KiB",
+            f"{level['macs_percent']:.0f} %",
+        )
+        for (x, _), text in zip(columns, cells, strict=True):
+            axes.text(full * x, row, text, va="center", ha="center", color=INK)
+    axes.text(0, -0.62, name, color=PALE, fontsize=9)
+    for x, text in columns:
+        axes.text(full * x, -0.62, text, ha="center", color=PALE, fontsize=9)
+    axes.set_yticks(range(len(levels)), [f"level {level['level']}" for level in levels])
+    axes.set_ylim(max(len(levels), 4) - 0.4, -0.85)
+    axes.set_xlim(0, full * 1.74)
+    axes.set_xticks([])
+    _title(axes, "What each level costs")
+    _plain(axes)
+
+
+def _tradeoff(report: Json) -> bytes:
+    """Quality against cost, one point per level, float beside int8 where both are measured."""
+    from matplotlib import pyplot
+
+    levels, colours = report["levels"], _colours(len(report["levels"]))
+    name, costs = _cost(report)
+    quality, values, _ = _quality(report)
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.2))
+    axes.set_title(quality or "not measured", loc="left", color=INK, fontweight="bold", pad=12)
+    if quality == "int8 accuracy":
+        real = [100 * level["accuracy_float"] for level in levels]
+        axes.plot(costs, real, "--", color=PALE, linewidth=1, label="float")
+        low = min(*values, *real)
+        axes.set_ylim(max(0.0, low - max(1.0, 0.3 * (100 - low))), 100.2)
+    if values:
+        axes.plot(costs, values, color=PALE, linewidth=1.5, zorder=1, label="int8")
+        axes.scatter(costs, values, s=90, c=colours, edgecolor=INK, linewidth=0.6, zorder=2)
+        for level, x, y in zip(levels, costs, values, strict=True):
+            axes.annotate(
+                f"level {level['level']}", (x, y), xytext=(0, -16), textcoords="offset points",
+                ha="center", color=INK, fontsize=9,
+            )  # fmt: skip
+        axes.legend(frameon=False, labelcolor=PALE, loc="lower right")
+    axes.set_xlim(0, 1.08 * max(costs))
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(3, 6))
+    axes.set_xlabel(name, color=PALE)
+    axes.grid(axis="y", color=EMPTY)
+    axes.set_axisbelow(True)
+    _plain(axes)
+    figure.tight_layout()
+    return _png(figure)

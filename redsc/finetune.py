@@ -48,7 +48,8 @@ class Options:
     labels; the widest level's teacher is the network as it was given. float_share: part of the
     epochs before rounding to int8 is simulated; 1 never simulates it. patience: epochs without a
     better validation score, once it is simulated, before training ends; None is a third of the
-    epochs, at least 4.
+    epochs, at least 4. loss_weights: one per level, narrowest first; None weighs all levels alike
+    (the REDS paper, arXiv 2311.13349, takes the square root of each level's parameter share).
     """
 
     epochs: int | None = None
@@ -58,6 +59,7 @@ class Options:
     distillation: float = 0.5
     float_share: float = 0.6
     patience: int | None = None
+    loss_weights: tuple[float, ...] | None = None
 
 
 def finetune(
@@ -163,6 +165,7 @@ class _Trainer:
             LevelNetwork(self.kernels, level, widths)
             for level, widths in zip(levels, level_widths, strict=True)
         ]
+        self.weights = options.loss_weights or (1.0,) * len(levels)
         self.generator = np.random.default_rng(options.seed)
         self.probe = tf.constant(data.train.sample(_NORM_SAMPLES, options.seed)[0])
         self.batches = _endless(data.train, options.batch_size, self.generator)
@@ -206,19 +209,24 @@ class _Trainer:
         return update
 
     def _loss(self, levels: list[LevelNetwork], x: Tensor, y: Tensor, quantized: bool) -> Tensor:
-        """Mean over levels, widest first, of loss on labels and distance from the teacher."""
+        """Weighted mean over levels, widest first, of loss on labels and distance from the teacher.
+
+        The original network teaches the widest level, and that one the others.
+        """
         tf, task, soft = tensorflow(), self.data.task, self.options.distillation
         teacher = forward(self.original, x)
-        teacher_graph, terms = self.original, []
+        teacher_graph, terms, weights = self.original, [], []
         kernels = self.kernels.read(quantized)
         for level in levels:
             values = level.forward(x, training=True, quantized=quantized, kernels=kernels)
             hard = loss.per_sample(level.graph, values, y, task)
             distance = loss.distillation(level.graph, values, teacher, task)
-            terms.append(tf.reduce_mean((1 - soft) * hard + soft * distance))
+            weight = self.weights[self.levels.index(level)]
+            weights.append(weight)
+            terms.append(weight * tf.reduce_mean((1 - soft) * hard + soft * distance))
             if teacher_graph is self.original:
                 teacher, teacher_graph = values, level.graph
-        return tf.add_n(terms) / len(terms)
+        return tf.add_n(terms) / sum(weights)
 
     def measure(self) -> None:
         """Statistics of every norm and ranges of every tensor, as the kernels are now."""

@@ -167,6 +167,23 @@ def test_an_autoencoder_and_a_single_logit_train_too():
         assert finetune.evaluate(level, dataset.train, "classification")["accuracy"] > 0.8
 
 
+def test_a_level_without_weight_learns_no_norm_of_its_own():
+    graph = depthwise()
+    grouping, widths = level_widths(graph)
+    given = task_data(graph.input.shape)
+    options = Options(epochs=1, float_share=1, loss_weights=(0.0, 1.0))
+    narrow, wide = finetune.finetune(graph, grouping, widths, given, options)
+    start = groups.select_units(graph, grouping, groups.prefixes(widths[0]))
+
+    def moved(trained, before):
+        gammas = [op.norm.gamma for op in before.linear_ops if op.norm is not None]
+        after = [trained[op.name].norm.gamma for op in before.linear_ops if op.norm is not None]
+        return max(np.abs(a - b).max() for a, b in zip(after, gammas, strict=True))
+
+    assert moved(narrow, start) == 0
+    assert moved(wide, graph) > 1e-4
+
+
 def test_streamed_data_trains(monkeypatch):
     monkeypatch.setattr(finetune, "_STREAM_STEPS", 5)
     graph = depthwise()

@@ -252,6 +252,11 @@ def _class_ranges(tie: Mapping[str, str], level: FloatLevel) -> dict[str, tuple[
                 widen(op.name, max(size(name) for name in op.inputs) * 2.0**-7)
             case ir.Softmax() | ir.Logistic() | ir.Tanh():
                 widen(op.inputs[0], 255 * 2.0**-25)  # its scale in Q5.26 or Q4.27 is at least 1
+        match op:
+            case (
+                ir.LinearOp(activation=ir.Activation.RELU6) | ir.Add(activation=ir.Activation.RELU6)
+            ):
+                widen(op.name, 255 * 2.0**-28)  # 6 is less than 2^31 steps
     return ranges
 
 

@@ -175,6 +175,32 @@ def test_dead_and_tiny_channels() -> None:
             assert np.all(error <= 1.5 * step + _weight_rounding(op, x_op)), op.name
 
 
+@needs_oracle
+def test_relu6_of_vanishing_values_runs() -> None:
+    """The bound 6 of an untrained network's tiny tensors is still an int32 number of steps."""
+    net = reference.GraphBuilder("vanishing", (4, 4, 3))
+    net.add(net.conv(8), net.conv(8))
+    net.depthwise()
+    net.flatten()
+    net.dense(3, activation=ir.Activation.NONE)
+    graph = net.graph()
+    ops: list[ir.Op] = []
+    for op in graph.ops:
+        if isinstance(op, ir.LinearOp) and op.norm is not None:
+            norm = replace(op.norm, gamma=op.norm.gamma * np.float32(1e-11), beta=op.norm.beta * 0)
+            norm = replace(norm, mean=norm.mean * 0)
+            op = replace(op, norm=norm, activation=ir.Activation.RELU6)
+        elif isinstance(op, ir.Add):
+            op = replace(op, activation=ir.Activation.RELU6)
+        ops.append(op)
+    graph = graph.with_ops(ops)
+    x = inputs(graph, 4)
+    network = quantized(graph, x, (0.5, 1.0))
+    for level in network.levels:
+        check_safe_in_int32(network, level)
+        oracle.run(tflite.write(level), quantize.quantize_input(network, x))
+
+
 def _weight_rounding(op: ir.LinearOp, x: np.ndarray) -> np.ndarray:
     """Most that rounding every weight to int8 can move each output."""
     largest = np.abs(quantize._per_channel(op, op.kernel)).max(axis=1)

@@ -124,6 +124,7 @@ def test_a_top_level_narrower_than_the_network_is_the_store():
     ]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_levels():
     graph = depthwise()
     dataset = task_data(graph.input.shape)
@@ -141,6 +142,7 @@ def test_the_same_seed_gives_the_same_levels():
     assert not np.array_equal(first[1].linear_ops[0].kernel, other[1].linear_ops[0].kernel)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_and_a_single_logit_train_too():
     graph = graphs.autoencoder(12, 8, 3)
     rng = np.random.default_rng(0)
@@ -184,6 +186,7 @@ def test_a_level_without_weight_learns_no_norm_of_its_own():
     assert moved(wide, graph) > 1e-4
 
 
+@pytest.mark.slow
 def test_streamed_data_trains(monkeypatch):
     monkeypatch.setattr(finetune, "_STREAM_STEPS", 5)
     graph = depthwise()

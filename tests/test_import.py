@@ -42,6 +42,7 @@ def assert_same_function(model, path: Path, name: str = "") -> importer.LoadedMo
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_every_family_as_keras_2_hdf5(name: str, tmp_path: Path) -> None:
     model = zoo.ZOO[name]()

@@ -137,6 +137,7 @@ def test_truncated(kind: str, part: float, request: Any, tmp_path: Path) -> None
     refused(tmp_path / "model", "damaged or incomplete")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hdf5", "archive"])
 def test_random_damage_never_ends_in_a_traceback(kind: str, request: Any, tmp_path: Path) -> None:
     data, path = request.getfixturevalue(kind), tmp_path / "model"

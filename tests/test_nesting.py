@@ -235,6 +235,7 @@ def test_flash_limits_the_top_and_all_tables(order):
     assert nesting.warnings
 
 
+@pytest.mark.slow
 def test_levels_a_board_has_no_room_for_are_dropped_from_the_top():
     graph = graphs.ds_cnn()
     nesting = search(graph, max_flash_bytes=15_000)

@@ -281,6 +281,7 @@ def test_folder_made_after_a_kill_does_not_cost_the_previous_directory(tmp_path:
     assert read(build) == {"notes.txt": "mine"}
 
 
+@pytest.mark.slow
 def test_disk_refuses_any_change(tmp_path: Path) -> None:
     """Whichever change the disk refuses, the directory is whole at once."""
     for call in range(100):

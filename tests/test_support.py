@@ -154,6 +154,7 @@ def test_all_offending_layers_in_one_message(tmp_path: Path) -> None:
     assert "Supported layers: " in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keras_of", [zoo.keras2, zoo.keras3], ids=["keras2", "keras3"])
 def test_what_users_bring_and_redsc_refuses(keras_of: Any, tmp_path: Path) -> None:
     keras = keras_of()

@@ -69,6 +69,12 @@ def transaction(directory: Path) -> Iterator[Path]:
         )
 
 
+def is_as_written(directory: Path, name: str) -> bool:
+    """Whether a generated file is what `compile` wrote; nothing speaks against it: True."""
+    expected = _read_manifest(directory).get(name)
+    return expected is None or _has_content(directory / name, expected)
+
+
 def recover(directory: Path) -> None:
     """Mends what an interrupted run left of `directory`; does nothing when nothing is amiss."""
     directory = directory.resolve()

@@ -41,6 +41,7 @@ from redsc import (
 from redsc.config import DEFAULT_LEVELS, CompileOptions
 from redsc.errors import (
     InfeasibleError,
+    ModelError,
     RedscError,
     ToolchainError,
     UsageError,
@@ -186,6 +187,11 @@ def _check_faithful(
     """Largest difference to Keras, relative to the largest output; too large stops the compile."""
     x = samples.x[:FAITHFUL_SAMPLES]
     expected = importer.reference_predict(model, x)
+    if not np.isfinite(expected).all():
+        raise ModelError(
+            f"{options.model}: the network's own outputs for inputs in {x.min():.6g} … "
+            f"{x.max():.6g} are not finite: its values overflow float32; train it again"
+        )
     actual = tf_network.predict(graph, x).reshape(expected.shape)
     size = float(np.abs(expected).max())
     difference = float(np.abs(actual - expected).max()) / (size or 1.0)

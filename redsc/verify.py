@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from redsc import oracle, report, runner, tflite, toolchain
+from redsc import oracle, output, report, runner, tflite, toolchain
 from redsc.errors import UsageError, VerificationError
 from redsc.progress import Progress
 
@@ -166,12 +166,21 @@ def verify_build(directory: Path, progress: Progress) -> dict[str, Any]:
 
 
 def read_levels(directory: Path, count: int) -> list[bytes]:
-    """The .tflite files of a build, smallest level first."""
-    paths = [directory / "levels" / f"level_{number}.tflite" for number in range(count)]
-    missing = [str(path) for path in paths if not path.is_file()]
+    """The .tflite files of a build, smallest level first.
+
+    Raises VerificationError for changed ones before anything parses them: the interpreter does
+    not survive every damaged file.
+    """
+    names = [f"levels/level_{number}.tflite" for number in range(count)]
+    missing = [str(directory / name) for name in names if not (directory / name).is_file()]
     if missing:
         raise UsageError(f"{', '.join(missing)} missing; compile again")
-    return [path.read_bytes() for path in paths]
+    changed = [str(directory / name) for name in names if not output.is_as_written(directory, name)]
+    if changed:
+        raise VerificationError(
+            f"{', '.join(changed)}: not what compile wrote, so damaged or edited; compile again"
+        )
+    return [(directory / name).read_bytes() for name in names]
 
 
 def read_inputs(directory: Path, interface: tflite.Interface) -> np.ndarray:
@@ -181,10 +190,11 @@ def read_inputs(directory: Path, interface: tflite.Interface) -> np.ndarray:
         inputs = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); compile again") from None
-    if inputs.dtype != np.int8 or inputs.shape[1:] != interface.input_shape:
+    fits = inputs.dtype == np.int8 and inputs.shape[1:] == interface.input_shape
+    if not fits or not len(inputs):
         raise UsageError(
-            f"{path}: holds {inputs.dtype} {inputs.shape[1:]}, expected int8 "
-            f"{interface.input_shape}; compile again"
+            f"{path}: holds {len(inputs)} samples of {inputs.dtype} {inputs.shape[1:]}, expected "
+            f"one or more of int8 {interface.input_shape}; compile again"
         )
     return np.asarray(inputs)
 

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import zoo
@@ -122,6 +123,37 @@ def test_a_damaged_weight_is_found_and_named(built: Path, tmp_path: Path) -> Non
     assert result.returncode == 7, result.stderr
     assert "level 0, layer" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "other"])
+def test_a_damaged_level_file_is_named(built: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(built, tmp_path / "damaged")
+    path = tmp_path / "damaged" / "levels" / "level_1.tflite"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    cut = content[: len(content) // 3]
+    other = (built / "levels" / "level_0.tflite").read_bytes()
+    path.write_bytes({"cut": cut, "flip": content, "other": other}[damage])
+    for command in (("verify",), ("bench", "--emulator")):
+        result = run(command[0], tmp_path / "damaged", *command[1:])
+        assert result.returncode == 7, result.stderr
+        assert "level_1.tflite" in result.stderr
+
+
+def test_weights_that_overflow_are_the_models_fault(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "huge.h5"
+    shutil.copy(model, path)
+
+    def enlarge(_: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim > 1:
+            item[...] = np.full(item.shape, 3e38, np.float32)
+
+    with h5py.File(path, "r+") as file:
+        file.visititems(enlarge)
+    result = run("compile", path, "-o", tmp_path / "build", "--no-verify")
+    assert result.returncode == 3, result.stderr
+    assert "overflow" in result.stderr
+    assert not (tmp_path / "build").exists()
 
 
 def test_the_same_input_gives_the_same_bytes(built: Path, model: Path, tmp_path: Path) -> None:

@@ -17,8 +17,6 @@ _SMALLEST_SCALE = 1e-3
 """Floor of |gamma| in training, as a share of the layer's largest at the start: channels whose
 gamma vanishes at one level would blow up their bias in units of the weights' scale."""
 
-_WEIGHT_MAX = 127
-
 _UNROUNDED = (
     ir.Softmax, ir.Logistic, ir.Tanh,  # TFLite prescribes their output, finer than training needs
     ir.MaxPool2D, ir.AveragePool2D, ir.Reshape, ir.Pad, ir.Concatenate,  # inherit their inputs'
@@ -32,6 +30,18 @@ class SharedKernels:
         tf = tensorflow()
         self.graph, self.grouping = graph, groups.find_groups(graph)
         self.by_name = {op.name: tf.Variable(op.kernel, name=op.name) for op in graph.linear_ops}
+        from tensorflow_model_optimization.quantization.keras import quantizers
+
+        self._quantizer = quantizers.LastValueQuantizer(
+            num_bits=8, per_axis=True, symmetric=True, narrow_range=True
+        )
+        self._ranges = {
+            op.name: {
+                end: tf.Variable(tf.zeros(op.out_channels), trainable=False)
+                for end in ("min_var", "max_var")
+            }
+            for op in graph.linear_ops
+        }
 
     @property
     def variables(self) -> list[Any]:
@@ -49,11 +59,14 @@ class SharedKernels:
     def _rounded(self, op: ir.LinearOp) -> Tensor:
         """Symmetric per output channel at full width; the gradient passes unchanged."""
         tf, kernel = tensorflow(), self.by_name[op.name]
-        # A depthwise kernel's output channels are its last two axes, others' the last one.
-        reduced = (0, 1) if isinstance(op, ir.DepthwiseConv2D) else range(len(kernel.shape) - 1)
-        largest = tf.reduce_max(tf.abs(kernel), axis=list(reduced), keepdims=True)
-        scale = tf.maximum(largest, np.finfo(np.float32).tiny) / _WEIGHT_MAX
-        return kernel + tf.stop_gradient(tf.round(kernel / scale) * scale - kernel)
+        # The quantizer's channels are the last axis; a depthwise kernel's are its last two.
+        channels = tf.reshape(kernel, (*kernel.shape[:-2], 1, -1)) if _depthwise(op) else kernel
+        quantized = self._quantizer(channels, training=True, weights=self._ranges[op.name])
+        return tf.reshape(quantized, kernel.shape)
+
+
+def _depthwise(op: ir.LinearOp) -> bool:
+    return isinstance(op, ir.DepthwiseConv2D)
 
 
 class LevelNetwork:

@@ -26,7 +26,6 @@ demo: install  ## train, compile, build, emulate and measure the handwritten-dig
 	$(BIN)/python examples/digits/train.py
 	$(BIN)/redsc compile examples/digits/digits.h5 --data examples/digits/digits.npz -o $(BUILD)
 	$(BIN)/redsc bench $(BUILD) --emulator
-	$(BIN)/redsc report $(BUILD)
 
 test: install  ## run all tests
 	$(BIN)/python -m pytest -m "not full"

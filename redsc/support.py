@@ -27,7 +27,7 @@ ACTIVATION_LAYERS = ("Activation", "ReLU", "LeakyReLU", "Softmax")
 
 _HINTS = {
     "Lambda": "a Lambda holds Python code, which is never run; use layers from the list",
-    "TFOpLambda": "an operation written as a Python expression; use keras.layers.Add instead",
+    "TFOpLambda": "a Python expression; use keras.layers.Rescaling to scale and shift, Add to add",
     "SlicingOpLambda": "slicing a tensor has no counterpart",
     "Multiply": "multiplying two tensors (attention, squeeze-and-excite) has no counterpart",
     "Conv2DTranspose": "transposed convolutions have no counterpart",

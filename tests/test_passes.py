@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redsc import ir, passes, tf_network
+from redsc import groups, ir, passes, tf_network
 from redsc.passes import (
+    convolve_one_channel,
     drop_unused,
     fuse_batch_norm,
     fuse_relu,
@@ -229,3 +230,22 @@ def test_lower_is_a_list_of_passes_that_settles() -> None:
     once = passes.lower(before)
     same_function(before, once)
     assert kinds(passes.lower(once)) == kinds(once) == ["Conv2D", "MaxPool2D", "DepthwiseConv2D"]
+
+
+def test_a_depthwise_over_one_channel_has_units_to_leave_out() -> None:
+    kernel = ir.read_only(RNG.normal(0, 1, (3, 2, 1, 8)))
+    first = ir.DepthwiseConv2D(
+        "first", ("in",), kernel, norm=norm(8), activation=RELU, strides=(2, 1), padding="same"
+    )
+    second = ir.DepthwiseConv2D("second", ("first",), ir.read_only(RNG.normal(0, 1, (3, 3, 8, 2))))
+    before = graph(first, second, conv("last", "second", 16, 4), shape=(9, 8, 1))
+    after = convolve_one_channel(before)
+    x = RNG.normal(0, 1, (4, 9, 8, 1)).astype(np.float32)
+    np.testing.assert_allclose(
+        tf_network.predict(after, x), tf_network.predict(before, x), rtol=1e-5, atol=1e-5
+    )
+    assert isinstance(after["first"], ir.Conv2D)
+    assert after["second"] is second
+    free = [group for group in groups.find_groups(after).groups.values() if not group.fixed]
+    assert [group.units for group in free] == [8]
+    assert all(group.fixed for group in groups.find_groups(before).groups.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from redsc import ir
+from redsc.passes.convolve_one_channel import convolve_one_channel
 from redsc.passes.drop_unused import drop_unused
 from redsc.passes.fuse_batch_norm import fuse_batch_norm
 from redsc.passes.fuse_relu import fuse_relu
@@ -20,6 +21,7 @@ from redsc.passes.simplify_reshapes import simplify_reshapes
 PASSES: tuple[Callable[[ir.Graph], ir.Graph], ...] = (
     drop_unused,
     simplify_reshapes,
+    convolve_one_channel,
     fuse_batch_norm,
     lower_batch_norm,
     hoist_relu,

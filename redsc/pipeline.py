@@ -239,7 +239,7 @@ def _search(
             if options.levels is not None or len(percents) == 1:
                 raise
             warnings.append(f"the {percents[0]:g} % level is left out: {error}")
-            percents = percents[1:]
+            percents, reserved = percents[1:], 0  # fewer levels have less structure
             continue
         if options.max_flash_bytes is not None:
             widths = [level.widths for level in found.levels]

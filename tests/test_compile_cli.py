@@ -254,7 +254,7 @@ def test_an_interrupt_leaves_the_previous_build_alone(
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize(("flash_share", "ram_share"), [(0.6, 1.0), (0.9, 0.85)])
+@pytest.mark.parametrize(("flash_share", "ram_share"), [(0.75, 1.0), (0.9, 0.85)])
 def test_limits_hold_for_the_real_plan(
     built: Path, model: Path, tmp_path: Path, flash_share: float, ram_share: float
 ) -> None:

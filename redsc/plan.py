@@ -6,7 +6,7 @@ Arrays with equal contents, and those that begin another one, are stored once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -229,7 +229,8 @@ class _Builder:
             case ir.LinearOp():
                 return self.linear_level(narrow, number)
             case ir.Add():
-                return _add_level(narrow, level, size)
+                made = asdict(constants.add(narrow, level))
+                return AddLevel(size=size, left_shift=constants.ADD_LEFT_SHIFT, **made)
             case ir.Concatenate():
                 widths = np.array([shapes[name][-1] for name in narrow.inputs], np.uint32)
                 return ConcatenateLevel(self.tables.array(widths))
@@ -238,7 +239,7 @@ class _Builder:
             case ir.Pad():
                 return PadLevel(shapes[op.name][-1], level.tensors[op.name].zero_point)
             case ir.LeakyRelu():
-                return _leaky_relu_level(narrow, level, size)
+                return LeakyReluLevel(size=size, **asdict(constants.leaky_relu(narrow, level)))
             case ir.Logistic() | ir.Tanh():
                 return LookupLevel(size, self.tables.array(constants.lookup(narrow, level)))
             case ir.Softmax():
@@ -283,35 +284,3 @@ def _is_proven(op: ir.Op, level: QuantizedLevel) -> bool:
             return kernels.is_add_proven(constants.add(op, level))
         case _:
             return False
-
-
-def _add_level(op: ir.Add, level: QuantizedLevel, size: int) -> AddLevel:
-    c = constants.add(op, level)
-    return AddLevel(
-        size=size,
-        input1_multiplier=c.input1_multiplier,
-        input2_multiplier=c.input2_multiplier,
-        output_multiplier=c.output_multiplier,
-        input1_shift=c.input1_shift,
-        input2_shift=c.input2_shift,
-        output_shift=c.output_shift,
-        left_shift=constants.ADD_LEFT_SHIFT,
-        input1_zero_point=c.input1_zero_point,
-        input2_zero_point=c.input2_zero_point,
-        output_zero_point=c.output_zero_point,
-        activation_min=c.activation_min,
-        activation_max=c.activation_max,
-    )
-
-
-def _leaky_relu_level(op: ir.LeakyRelu, level: QuantizedLevel, size: int) -> LeakyReluLevel:
-    c = constants.leaky_relu(op, level)
-    return LeakyReluLevel(
-        size=size,
-        identity_multiplier=c.identity_multiplier,
-        alpha_multiplier=c.alpha_multiplier,
-        identity_shift=c.identity_shift,
-        alpha_shift=c.alpha_shift,
-        input_zero_point=c.input_zero_point,
-        output_zero_point=c.output_zero_point,
-    )

@@ -245,9 +245,13 @@ def _solver(time_limit_s: float | None) -> Any:
 
 
 def _cbc(mip: bool = True, time_limit_s: float | None = None) -> Any:
+    """PuLP's CBC (2.10.3) without its preprocessing, which rarely cuts the optimum off and then
+    calls the rest's best one optimal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # PuLP 4 takes it out, 3.3 ships it
-        return pulp.PULP_CBC_CMD(mip=mip, msg=False, gapRel=0, timeLimit=time_limit_s)
+        return pulp.PULP_CBC_CMD(
+            mip=mip, msg=False, gapRel=0, timeLimit=time_limit_s, options=["preprocess off"]
+        )
 
 
 def _chosen(problem: Problem, level: _Level) -> dict[str, int]:

@@ -64,8 +64,9 @@ def test_documents(emitted: tuple[Path, Plan]) -> None:
     readme = (directory / "README.md").read_text()
     assert f"| 1 | 2000 | 100.0 % | 100 | {device_plan.arena_bytes[1]} |" in readme
     assert "49 × 10 × 1 values" in readme
+    make_help = ["make", "--no-print-directory", "help"]  # quiet also below `make test`
     listed = subprocess.run(
-        ["make", "help"], cwd=directory, capture_output=True, text=True, check=True
+        make_help, cwd=directory, capture_output=True, text=True, check=True
     ).stdout
     assert {line.split()[0] for line in listed.splitlines()} == {
         *("help", "build", "emulator", "native", "flash", "monitor", "verify", "clean")

@@ -6,17 +6,14 @@ Importance, calibration, fine-tuning and the float side of every proof use this 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from redsc import ir
+from redsc import ir, quiet
 
 Tensor = Any  # a tf.Tensor; TensorFlow has no types worth importing it for
 Linear = Callable[[ir.LinearOp, Tensor], Tensor]
@@ -28,24 +25,10 @@ def tensorflow() -> Any:
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # one order of summation on every CPU
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silenced_stderr():
+    with quiet.silenced(quiet.STDERR):  # no log level reaches its greeting
         import tensorflow as tf
     tf.get_logger().setLevel("ERROR")
     return tf
-
-
-@contextlib.contextmanager
-def _silenced_stderr() -> Iterator[None]:
-    """TensorFlow's C++ greets on file descriptor 2 before any log level reaches it."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as null:
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def linear(op: ir.LinearOp, x: Tensor, kernel: Tensor | None = None) -> Tensor:

@@ -21,8 +21,12 @@ from typing import Any
 
 import pulp
 
+from redsc import quiet
 from redsc.errors import InfeasibleError
 from redsc.knapsack import Limits, Problem, Values, grow, joint_violations
+
+MOST_NODES = 2000
+"""Of a branch-and-bound tree. Unlike seconds, it ends a search at the same widths everywhere."""
 
 MOST_REPEATS = 50
 """Times that a solver may return widths slightly beyond a limit; it has not been seen to."""
@@ -106,7 +110,8 @@ def solve_jointly(
         return _solution(problem, [problem.largest] * count, started)
     program, levels = _program(problem, limits)
     for _ in range(MOST_REPEATS):
-        program.solve(_solver(time_limit_s))
+        with quiet.silenced(quiet.STDOUT):  # HiGHS greets there
+            program.solve(_solver(time_limit_s))
         if program.sol_status == pulp.LpSolutionIntegerFeasible or not program.sol_status:
             return _stopped(program, problem, levels, limits, started)
         if program.sol_status == pulp.LpSolutionInfeasible:
@@ -239,9 +244,24 @@ def solver_name() -> str:
 
 
 def _solver(time_limit_s: float | None) -> Any:
-    if solver_name() == "HiGHS":
-        return pulp.HiGHS(msg=False, gapRel=0, timeLimit=time_limit_s)
-    return _cbc(time_limit_s=time_limit_s)
+    if solver_name() != "HiGHS":
+        return _cbc(time_limit_s=time_limit_s)
+    import highspy
+
+    return pulp.HiGHS(
+        msg=False,
+        gapRel=0,
+        threads=1,
+        timeLimit=time_limit_s,
+        # PuLP knows no status of HiGHS's own mip_max_nodes.
+        callbackTuple=(_stop_at_most_nodes, None),
+        callbacksToActivate=[highspy.cb.HighsCallbackType.kCallbackMipInterrupt],
+    )
+
+
+def _stop_at_most_nodes(_kind: Any, _text: str, state: Any, answer: Any, _user: Any) -> None:
+    if state.mip_node_count >= MOST_NODES:
+        answer.user_interrupt = True
 
 
 def _cbc(mip: bool = True, time_limit_s: float | None = None) -> Any:
@@ -250,7 +270,12 @@ def _cbc(mip: bool = True, time_limit_s: float | None = None) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # PuLP 4 takes it out, 3.3 ships it
         return pulp.PULP_CBC_CMD(
-            mip=mip, msg=False, gapRel=0, timeLimit=time_limit_s, options=["preprocess off"]
+            mip=mip,
+            msg=False,
+            gapRel=0,
+            timeLimit=time_limit_s,
+            maxNodes=MOST_NODES,
+            options=["preprocess off"],
         )
 
 

@@ -104,7 +104,7 @@ def find_levels(
         seconds=time.monotonic() - started,
         proven_optimal=gap == 0,
         gap=gap,
-        warnings=(*warnings, *_gap_warnings(found)),
+        warnings=(*warnings, *_gap_warnings(found, options.time_limit_s)),
     )
 
 
@@ -284,10 +284,16 @@ def _top_warnings(search: Search, top: Level) -> list[str]:
     ]
 
 
-def _gap_warnings(levels: Sequence[LevelWidths]) -> list[str]:
-    return [
-        f"The {level.percent:g} % level is not proven optimal: it keeps at least "
-        f"{100 / (1 + level.gap):.2f} % of the importance that the best one could."
-        for level in levels
-        if level.gap > 0
-    ]
+def _gap_warnings(levels: Sequence[LevelWidths], time_limit_s: float | None) -> list[str]:
+    warnings = []
+    for level in levels:
+        if level.gap == 0:
+            continue
+        text = (
+            f"The {level.percent:g} % level is not proven optimal: it keeps at least "
+            f"{100 / (1 + level.gap):.2f} % of the importance that the best one could."
+        )
+        if time_limit_s is not None and level.seconds >= time_limit_s:
+            text += f" Its search ended after {time_limit_s:g} s; a quicker machine may do better."
+        warnings.append(text)
+    return warnings

@@ -42,7 +42,8 @@ class SearchOptions:
     ("ram") or stored weight bytes ("flash"). max_ram_bytes limits every level's planned arena
     with scratch, plus reserved_ram_bytes; max_flash_bytes the widest level's weights and all
     levels' tables, plus reserved_flash_bytes. channel_step and min_width: None chooses per group
-    and gives way with a warning; a number is obeyed. time_limit_s is per level.
+    and gives way with a warning; a number is obeyed. time_limit_s is per level, and meant not to
+    be reached: milp.MOST_NODES ends long searches at the same widths on every machine.
     """
 
     percents: tuple[float, ...] = (25, 50, 75, 100)
@@ -52,7 +53,7 @@ class SearchOptions:
     channel_step: int | None = None
     min_width: int | None = None
     order: Order = "bottom-up"
-    time_limit_s: float | None = 60.0
+    time_limit_s: float | None = 300.0
     scratch: Scratch | None = None
     reserved_ram_bytes: int = 0
     reserved_flash_bytes: int = 0

@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -121,6 +122,7 @@ def check_replaceable(directory: Path) -> None:
             f"{directory}: is the current directory or holds it, so it cannot be replaced as a "
             "whole; choose a directory below it with -o"
         )
+    _check_writable(directory)
     if not directory.exists():
         return
     if not directory.is_dir():
@@ -130,6 +132,19 @@ def check_replaceable(directory: Path) -> None:
             f"{directory}: is not empty and was not made by redsc (no {MANIFEST}); "
             "choose another directory with -o, or empty it"
         )
+
+
+def _check_writable(directory: Path) -> None:
+    """Tries the folder that exists and would take `directory` and what stands beside it."""
+    parent = next(path for path in directory.parents if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {directory}: {error.strerror} ({parent}); choose another directory "
+            "with -o"
+        ) from None
 
 
 def _swap(directory: Path, staging: Path, old: Path) -> None:

@@ -138,6 +138,15 @@ def test_refuses_the_current_directory(tmp_path: Path, monkeypatch: pytest.Monke
         generate(Path(), FIRST)
 
 
+def test_refuses_early_where_nothing_can_be_written(tmp_path: Path) -> None:
+    output.check_replaceable(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    for parent in (tmp_path / "file", Path("/proc")):  # root may write everywhere else
+        with pytest.raises(UsageError, match=rf"cannot write .*\({parent}\); choose another"):
+            output.check_replaceable(parent / "a" / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_damaged_manifest_is_not_guessed_at(tmp_path: Path) -> None:
     generate(tmp_path / "b", FIRST)
     (tmp_path / "b" / output.MANIFEST).write_text("{")

@@ -296,16 +296,25 @@ def _classes(y: np.ndarray, name: str, network: _Network) -> np.ndarray:
 
 def _from_datasets(given: Mapping[str, Any], network: _Network) -> _Splits:
     """Splits of tf.data datasets, collected where they fit and streamed where they do not."""
-    for name in given:
+    for name, dataset in given.items():
         if name not in ("train", "val", "test"):
             raise network.error(f"function returned {name!r}; expected train, val and test")
+        if not user_datasets.is_dataset(dataset):
+            raise network.error(f"{name!r} is a {type(dataset).__name__}, others are datasets")
     if "train" not in given:
         raise network.error("function returned no 'train' dataset")
-    sources = {
-        name: user_datasets.samples(dataset, network.input_shape, f"data {network.source}: {name}")
-        for name, dataset in given.items()
-    }
-    parts = {name: user_datasets.collect(source) for name, source in sources.items()}
+    endless = {name for name, dataset in given.items() if user_datasets.is_endless(dataset)}
+    if "train" in endless and "val" not in given:
+        raise network.error(
+            "dataset 'train' never ends, so samples kept for validation would come again in "
+            "training; return a 'val' dataset too, or leave out repeat()"
+        )
+    sources, parts = {}, {}
+    for name, dataset in given.items():
+        where = f"data {network.source}: {name}"
+        most = user_datasets.ENDLESS_SAMPLES if name in endless else None
+        sources[name] = user_datasets.samples(dataset, network.input_shape, where)
+        parts[name] = user_datasets.collect(sources[name], where, most)
     for name, part in parts.items():
         if not part.x:
             raise network.error(f"dataset {name!r} is empty")
@@ -321,9 +330,11 @@ def _from_datasets(given: Mapping[str, Any], network: _Network) -> _Splits:
         if name == "train" and not part.complete:
             split = replace(split, stream=_checked_stream(sources[name], name, task, network))
         elif not part.complete:
+            memory = f"does not fit in {user_datasets.MEMORY_BYTES >> 20} MiB"
+            reason = "never ends" if name in endless else memory
             warnings.append(
-                f"data {network.source}: dataset {name!r} does not fit in "
-                f"{user_datasets.MEMORY_BYTES >> 20} MiB; its first {len(split)} samples are used"
+                f"data {network.source}: dataset {name!r} {reason}; its first {len(split)} "
+                "samples are used"
             )
         splits[name] = split
     return _Splits(splits["train"], splits.get("val"), splits.get("test"), task, tuple(warnings))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,14 @@ _NAMES = ("train", "val", "test")
 MEMORY_BYTES = 1 << 30
 """Samples of one dataset kept in memory; a larger training set is streamed."""
 
+ENDLESS_SAMPLES = 4096
+"""Kept of a dataset that repeats for ever: enough for calibration, and to validate or test with."""
+
+_PATIENCE_SECONDS = 10.0
+
 Samples = Callable[[], Iterator[tuple[Any, Any]]]
+
+log = logging.getLogger("redsc")
 
 
 def names_function(spec: str) -> bool:
@@ -34,6 +43,11 @@ def names_function(spec: str) -> bool:
 
 def is_dataset(value: Any) -> bool:
     return hasattr(value, "element_spec")
+
+
+def is_endless(dataset: Any) -> bool:
+    """Whether a tf.data dataset says that it never ends (one made of a generator cannot say)."""
+    return int(dataset.cardinality()) == int(tensorflow().data.INFINITE_CARDINALITY)
 
 
 def call(spec: str) -> dict[str, Any]:
@@ -139,24 +153,35 @@ def _essential(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """Samples kept; y is None for a dataset of x alone; complete unless memory ran out."""
+    """Samples kept; y is None for a dataset of x alone; complete when the dataset has no more."""
 
     x: list[np.ndarray]
     y: list[np.ndarray] | None
     complete: bool
 
 
-def collect(source: Samples, limit_bytes: int = MEMORY_BYTES) -> Collected:
-    """The dataset's samples up to a limit of memory (an endless dataset ends there, too)."""
+def collect(
+    source: Samples,
+    where: str,
+    most_samples: int | None = None,
+    limit_bytes: int = MEMORY_BYTES,
+) -> Collected:
+    """The dataset's samples up to a number, if any, and a limit of memory."""
     xs: list[np.ndarray] = []
     ys: list[np.ndarray] = []
-    used = 0
+    used, patient_until = 0, time.monotonic() + _PATIENCE_SECONDS
     for x, y in source():
         x = np.asarray(x)
         used += 4 * x.size + (0 if y is None else np.asarray(y).nbytes)
-        if xs and used > limit_bytes:
+        if xs and (used > limit_bytes or len(xs) == most_samples):
             return Collected(xs, ys or None, complete=False)
         xs.append(x)
         if y is not None:
             ys.append(np.asarray(y))
+        if time.monotonic() > patient_until:
+            patient_until = float("inf")
+            log.warning(
+                "%s: %d samples so far, still reading: until it ends or fills %d MiB",
+                where, len(xs), limit_bytes >> 20,
+            )  # fmt: skip
     return Collected(xs, ys or None, complete=True)

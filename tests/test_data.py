@@ -1,5 +1,7 @@
 """Reading, checking and splitting the user's data."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -182,6 +184,16 @@ def numpy_pairs():
 def fails():
     raise ValueError("no disk today")
 
+def endless():
+    train, val, test = pairs()
+    return train.repeat(), val, test.repeat()
+
+def endless_alone():
+    return {"train": pairs()[0].repeat()}
+
+def mixed():
+    return {"train": pairs()[0], "val": x}
+
 def wrong_name():
     return {"training": named()["train"]}
 
@@ -217,6 +229,7 @@ def test_faults_of_a_function_are_reported(module, tmp_path):
     refused(f"{module}:number", "not a function")
     refused(f"{module}:nothing", "NoneType")
     refused(f"{module}:wrong_name", "'training'")
+    refused(f"{module}:mixed", "'val' is a ndarray")
     refused("no_such_module_here:load", "ModuleNotFoundError")
     refused(f"{module}:pairs", "(16, 4, 3)", "(3, 4, 1)", input_shape=(3, 4, 1))
 
@@ -234,8 +247,26 @@ def test_a_set_larger_than_memory_is_streamed(module, monkeypatch):
     assert [len(x) for x, _ in shuffled] == [8] * ((40 - len(held)) // 8)
 
 
-def _collect_little(source, collect=user_datasets.collect):
-    return collect(source, limit_bytes=37 * (12 * 4 + 8))
+def _collect_little(source, where, most_samples, collect=user_datasets.collect):
+    return collect(source, where, most_samples, limit_bytes=37 * (12 * 4 + 8))
+
+
+def test_an_endless_set_is_known_by_its_first_samples(module, monkeypatch):
+    monkeypatch.setattr(user_datasets, "ENDLESS_SAMPLES", 100)
+    result = load(f"{module}:endless")
+    assert [len(s) for s in (result.train, result.validation, result.test)] == [100, 10, 100]
+    batches = result.train.batches(40, np.random.default_rng(0))
+    assert len(list(itertools.islice(batches, 50))) == 50  # goes on beyond what is known
+    (warning,) = result.warnings
+    assert "'test' never ends; its first 100 samples are used" in warning
+    refused(f"{module}:endless_alone", "never ends", "'val'", "repeat()")
+
+
+def test_reading_for_long_is_told_once(module, monkeypatch, caplog):
+    monkeypatch.setattr(user_datasets, "_PATIENCE_SECONDS", 0.0)
+    load(f"{module}:named")
+    (record,) = caplog.records
+    assert "train: 1 samples so far, still reading" in record.getMessage()
 
 
 def test_batches_cover_a_split_once(tmp_path):

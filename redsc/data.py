@@ -7,6 +7,7 @@ axis of size 1 added, Conv1D's time axis as height). Everything wrong is a Usage
 from __future__ import annotations
 
 import difflib
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -79,15 +80,21 @@ class Data:
 
 
 def load(
-    spec: str, input_shape: Shape, output_shape: Shape, seed: int, batch_size: int = BATCH_SIZE
+    spec: str,
+    input_shape: Shape,
+    output_shape: Shape,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
+    output_bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Data:
     """Data from `FILE.npz`, `module:function` or `file.py:function`, fit for such a network.
 
     An npz holds x_train, y_train and optionally x_val, y_val, x_test, y_test; or x, y, split by
     `seed`. Without any y the network must reconstruct its input. Validation data that is missing
-    comes out of the training data. Raises UsageError, with what was expected and what was got.
+    comes out of the training data. output_bounds: what the network can give; targets beyond are
+    warned about. Raises UsageError, with what was expected and what was got.
     """
-    network = _Network(spec, input_shape, output_shape)
+    network = _Network(spec, input_shape, output_shape, output_bounds)
     if user_datasets.names_function(spec):
         given = user_datasets.call(spec)
     else:
@@ -106,6 +113,7 @@ class _Network:
     source: str
     input_shape: Shape
     output_shape: Shape
+    output_bounds: tuple[float, float]
 
     @property
     def outputs(self) -> int:
@@ -378,7 +386,23 @@ def _complete(splits: _Splits, network: _Network, seed: int, batch_size: int) ->
         )
     if splits.task == "classification" and len(np.unique(train.y)) < 2:
         raise network.error(f"all training labels are {train.y[0]}: one class cannot be learned")
-    return Data(splits.task, train, validation, splits.test, splits.warnings)
+    warnings = (*splits.warnings, *_unreachable(splits.task, train.y, network))
+    return Data(splits.task, train, validation, splits.test, warnings)
+
+
+def _unreachable(task: Task, y: np.ndarray, network: _Network) -> list[str]:
+    """Tells of targets that no training can make the network give."""
+    low, high = network.output_bounds
+    beyond = np.mean((y < low) | (y > high))
+    if task == "classification" or not beyond:
+        return []
+    found = (
+        f"{beyond:.0%} of the training targets ({y.min():.6g} … {y.max():.6g}) lie outside "
+        f"{low:g} … {high:g}, which is all that the network's last activation gives"
+    )
+    if network.outputs == 1 and (low, high) == (0, 1) and np.array_equal(y, np.round(y)):
+        raise network.error(f"{found}; number the two classes 0 and 1")
+    return [f"data {network.source}: {found}; scale the targets, or train a network that fits them"]
 
 
 def _cut_validation(train: Split, seed: int) -> tuple[Split, Split]:

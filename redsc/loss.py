@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,6 +20,23 @@ def head(graph: ir.Graph) -> tuple[str, type[ir.Op] | None]:
     if isinstance(op, ir.Softmax | ir.Logistic):
         return op.inputs[0], type(op)
     return graph.output, None
+
+
+def output_bounds(graph: ir.Graph) -> tuple[float, float]:
+    """What the network's output can reach, by its last activation."""
+    op = graph[graph.output]
+    while isinstance(op, ir.Reshape | ir.Pool2D):
+        op = graph[op.inputs[0]]
+    match op:
+        case ir.Softmax() | ir.Logistic():
+            return 0.0, 1.0
+        case ir.Tanh():
+            return -1.0, 1.0
+        case ir.LinearOp(activation=ir.Activation.RELU) | ir.Add(activation=ir.Activation.RELU):
+            return 0.0, math.inf
+        case ir.LinearOp(activation=ir.Activation.RELU6) | ir.Add(activation=ir.Activation.RELU6):
+            return 0.0, 6.0
+    return -math.inf, math.inf
 
 
 def per_sample(graph: ir.Graph, values: Mapping[str, Tensor], y: Tensor, task: Task) -> Tensor:

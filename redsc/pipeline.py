@@ -25,6 +25,7 @@ from redsc import (
     importer,
     ir,
     kernels,
+    loss,
     measure,
     memory,
     nesting,
@@ -162,7 +163,13 @@ def _load_data(options: CompileOptions, graph: ir.Graph, warnings: list[str]) ->
     if options.data is None:
         return None
     shapes = ir.shapes(graph)
-    dataset = data.load(options.data, shapes[graph.input.name], shapes[graph.output], options.seed)
+    dataset = data.load(
+        options.data,
+        shapes[graph.input.name],
+        shapes[graph.output],
+        options.seed,
+        output_bounds=loss.output_bounds(graph),
+    )
     warnings += dataset.warnings
     if dataset.test is None:
         warnings.append("the data has no test split: accuracy is not measured")

@@ -27,8 +27,8 @@ def saved(tmp_path, **contents):
     return str(path)
 
 
-def load(spec, input_shape=INPUT, output_shape=OUTPUT, seed=0):
-    return data.load(spec, input_shape, output_shape, seed)
+def load(spec, input_shape=INPUT, output_shape=OUTPUT, seed=0, **options):
+    return data.load(spec, input_shape, output_shape, seed, **options)
 
 
 def refused(spec, *parts, **options):
@@ -91,6 +91,19 @@ def test_a_single_output_takes_labels_0_and_1_else_it_is_regression(tmp_path):
     result = load(real, output_shape=(1,))
     assert result.task == "regression"
     assert result.train.y.shape == (36, 1)
+
+
+def test_targets_that_the_output_cannot_reach_are_told(tmp_path):
+    sigmoid = {"output_shape": (1,), "output_bounds": (0.0, 1.0)}
+    for labels in ((1, 2), (-1, 1)):
+        spec = saved(tmp_path, **arrays(y_train=np.resize(labels, SAMPLES)))
+        refused(spec, f"({labels[0]} … {labels[1]})", "0 … 1", "classes 0 and 1", **sigmoid)
+        assert load(spec, output_shape=(1,)).warnings == ()
+    half = saved(tmp_path, **arrays(y_train=np.resize((0.25, 1.5), SAMPLES)))
+    (warning,) = load(half, **sigmoid).warnings
+    assert "50% of the training targets (0.25 … 1.5) lie outside 0 … 1" in warning
+    fitting = saved(tmp_path, **arrays(y_train=np.linspace(0, 1, SAMPLES)))
+    assert load(fitting, **sigmoid).warnings == ()
 
 
 def test_without_targets_an_autoencoder_reconstructs_its_input(tmp_path):

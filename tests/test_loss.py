@@ -79,3 +79,29 @@ def test_accuracy_counts_largest_outputs():
     assert loss.accuracy(outputs, np.array([1, 0, 0]), network(2, ir.Softmax)) == pytest.approx(
         2 / 3
     )
+
+
+@pytest.mark.parametrize(
+    ("last", "activation", "bounds"),
+    [
+        (ir.Softmax, ir.Activation.NONE, (0, 1)),
+        (ir.Logistic, ir.Activation.NONE, (0, 1)),
+        (ir.Tanh, ir.Activation.NONE, (-1, 1)),
+        (None, ir.Activation.RELU, (0, np.inf)),
+        (None, ir.Activation.RELU6, (0, 6)),
+        (None, ir.Activation.NONE, (-np.inf, np.inf)),
+    ],
+)
+def test_outputs_reach_their_bounds_and_no_further(last, activation, bounds):
+    net = graphs.GraphBuilder("net", (3,))
+    net.dense(4, activation=activation)
+    if last is not None:
+        net.append(last("last", (net.last,)))
+    graph = net.graph()
+    outputs = forward(graph, 1e6 * X)[graph.output].numpy()
+    assert loss.output_bounds(graph) == bounds
+    finite = np.clip(bounds, -1e3, 1e3)
+    assert outputs.min() <= finite[0]
+    assert outputs.max() >= finite[1]
+    assert outputs.min() >= bounds[0]
+    assert outputs.max() <= bounds[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from redsc import report, runner, tflite, toolchain, verify
+from redsc.errors import UsageError
 from redsc.progress import Progress
 
 
@@ -19,7 +20,12 @@ def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
     """
     result = report.read(directory)
     toolchain.require(*verify.EMULATOR_TOOLS)
-    tflites = verify.read_levels(directory, len(result["levels"]))
+    tflites = verify.read_levels(directory)
+    if len(result["levels"]) != len(tflites):
+        raise UsageError(
+            f"{directory}: its report tells of {len(result['levels'])} levels, {len(tflites)} are "
+            "there; compile again"
+        )
     interface = tflite.interface(tflites)
     inputs = verify.read_inputs(directory, interface)[:1]
     with tempfile.TemporaryDirectory(prefix="redsc_bench_") as workspace:

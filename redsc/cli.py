@@ -87,7 +87,17 @@ def _verbosity(command: F) -> F:
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 MODEL = click.argument("model", type=click.Path(path_type=Path))
-DIRECTORY = click.argument("directory", type=click.Path(path_type=Path))
+
+
+def _mend(context: click.Context, parameter: click.Parameter, directory: Path) -> Path:
+    """An interrupted compile may have left the directory's content beside it."""
+    from redsc import output
+
+    output.recover(directory)
+    return directory
+
+
+DIRECTORY = click.argument("directory", type=click.Path(path_type=Path), callback=_mend)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-ARENA_BYTES = 16 << 20  # a desktop arena: tensors of any network for a Nano, all preserved
+ARENA_BYTES = 256 << 20
+"""Holds every tensor of any network a Nano can run, all preserved. Only what is used is touched."""
 
 
 def available() -> bool:
@@ -24,6 +25,7 @@ def run(
     """Outputs (samples, *shape) int8 of a .tflite for int8 inputs (samples, *shape).
 
     `trace` asks for more tensors by index in the file; each comes back as (samples, *shape).
+    Raises RuntimeError when the interpreter cannot prepare the network; why is on stderr then.
     """
     from tflite_micro.python.tflite_micro import runtime
 

@@ -70,10 +70,9 @@ def transaction(directory: Path) -> Iterator[Path]:
         )
 
 
-def is_as_written(directory: Path, name: str) -> bool:
-    """Whether a generated file is what `compile` wrote; nothing speaks against it: True."""
-    expected = _read_manifest(directory).get(name)
-    return expected is None or _has_content(directory / name, expected)
+def has_content(path: Path, sha256: str | None) -> bool:
+    """Whether a file, not a link, has this content."""
+    return path.is_file() and not path.is_symlink() and _sha256(path) == sha256
 
 
 def recover(directory: Path) -> None:
@@ -183,7 +182,7 @@ def _adopt_user_files(directory: Path, staging: Path) -> list[str]:
         return []
     if (directory / KEPT_FOLDER).exists():
         _remove(staging / KEPT_FOLDER)
-    generated = _read_manifest(directory)
+    generated = written_files(directory)
     kept = []
     for path in sorted(directory.rglob("*")):
         relative = path.relative_to(directory)
@@ -208,13 +207,13 @@ def _adopt(path: Path, relative: Path, staging: Path, generated: Mapping[str, st
             target.mkdir(parents=True, exist_ok=True)
         return False
     is_beside = name.endswith(_BESIDE) and name in generated
-    if is_beside or _has_content(path, generated.get(name)):
+    if is_beside or has_content(path, generated.get(name)):
         return False
     if target.is_dir():
         raise IsADirectoryError(target)
     replaces = target.exists()
     if replaces:
-        if _has_content(path, _sha256(target)):
+        if has_content(path, _sha256(target)):
             return False
         target.rename(target.with_name(target.name + _BESIDE))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -222,11 +221,8 @@ def _adopt(path: Path, relative: Path, staging: Path, generated: Mapping[str, st
     return replaces
 
 
-def _has_content(path: Path, sha256: str | None) -> bool:
-    return path.is_file() and not path.is_symlink() and _sha256(path) == sha256
-
-
-def _read_manifest(directory: Path) -> dict[str, str]:
+def written_files(directory: Path) -> dict[str, str]:
+    """SHA-256 of every file `compile` wrote to `directory`, by POSIX path; none without a build."""
     path = directory / MANIFEST
     if not path.is_file():
         return {}

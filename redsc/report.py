@@ -49,7 +49,10 @@ def to_json(report: Json) -> str:
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """The report of an existing build."""
+    """The report of an existing build, fit for `print_tables`.
+
+    Raises UsageError when it is missing, or was damaged or edited beyond that.
+    """
     path = directory / "report" / "report.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -64,6 +67,14 @@ def read(directory: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path}: schema_version {version!r}, this redsc reads {SCHEMA_VERSION}; compile again"
         )
+    from rich.console import Console
+
+    try:
+        _draw(report, Console(file=io.StringIO()))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{path}: not as redsc wrote it ({type(error).__name__}: {error}); compile again"
+        ) from None
     return dict(report)
 
 
@@ -132,11 +143,14 @@ def console_for(columns: int) -> Any:
 
 def print_tables(report: Json) -> None:
     """The whole report for a person, to stdout."""
+    _draw(report, console_for(len(report["levels"])))
+
+
+def _draw(report: Json, console: Any) -> None:
     from rich import box
     from rich.table import Table
 
     model, flash, search = report["model"], report["flash"], report["search"]
-    console = console_for(len(report["levels"]))
     table = Table(
         title=f"{Path(model['path']).name}: {_number(model['parameters'])} parameters, "
         f"{_number(model['macs'])} MACs",

@@ -8,6 +8,7 @@ layer. A rung whose tool is not installed is null, with a warning; a difference 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from redsc import oracle, output, report, runner, tflite, toolchain
+from redsc import oracle, output, runner, tflite, toolchain
 from redsc.errors import UsageError, VerificationError
 from redsc.progress import Progress
 
@@ -83,7 +84,9 @@ def climb(
 
     progress.stage("verify in the interpreter")
     if oracle.available():
-        rungs[TFLM] = [_interpret(data, inputs, interface) for data in tflites]
+        rungs[TFLM] = [
+            _interpret(level, data, inputs, interface) for level, data in enumerate(tflites)
+        ]
         compare(rungs, TFLM, HOST)
     else:
         warnings.append(
@@ -137,10 +140,16 @@ def compare(rungs: Mapping[str, Sequence[Tensors]], first: str, second: str) -> 
                 )
 
 
-def _interpret(data: bytes, inputs: np.ndarray, interface: tflite.Interface) -> Tensors:
+def _interpret(level: int, data: bytes, inputs: np.ndarray, interface: tflite.Interface) -> Tensors:
     indices = tflite.tensor_indices(data)
     names = [step.name for step in interface.steps]
-    _, tensors = oracle.run(data, inputs, [indices[name] for name in names])
+    try:
+        _, tensors = oracle.run(data, inputs, [indices[name] for name in names])
+    except RuntimeError as error:
+        raise VerificationError(
+            f"level {level}: {RUNG_NAMES[TFLM]} refuses its .tflite: {error} (details above); "
+            "this is a defect of redsc, please report it"
+        ) from error
     return {
         name: values.reshape(len(inputs), -1) for name, values in zip(names, tensors, strict=True)
     }
@@ -151,8 +160,7 @@ def verify_build(directory: Path, progress: Progress) -> dict[str, Any]:
 
     Returns verdicts as JSON-ready data. Nothing in the directory changes.
     """
-    result = report.read(directory)
-    tflites = read_levels(directory, len(result["levels"]))
+    tflites = read_levels(directory)
     inputs = read_inputs(directory, tflite.interface(tflites))
     with tempfile.TemporaryDirectory(prefix="redsc_verify_") as workspace:
         ladder = climb(directory, Path(workspace), tflites, inputs, progress)
@@ -165,20 +173,25 @@ def verify_build(directory: Path, progress: Progress) -> dict[str, Any]:
     }
 
 
-def read_levels(directory: Path, count: int) -> list[bytes]:
+def read_levels(directory: Path) -> list[bytes]:
     """The .tflite files of a build, smallest level first.
 
     Raises VerificationError for changed ones before anything parses them: the interpreter does
     not survive every damaged file.
     """
+    written = output.written_files(directory)
+    count = sum(bool(re.fullmatch(r"levels/level_\d+\.tflite", name)) for name in written)
     names = [f"levels/level_{number}.tflite" for number in range(count)]
+    if not names:
+        raise UsageError(f"{directory}: is no build; give the directory redsc compile wrote")
     missing = [str(directory / name) for name in names if not (directory / name).is_file()]
     if missing:
         raise UsageError(f"{', '.join(missing)} missing; compile again")
-    changed = [str(directory / name) for name in names if not output.is_as_written(directory, name)]
+    changed = [name for name in names if not output.has_content(directory / name, written[name])]
     if changed:
         raise VerificationError(
-            f"{', '.join(changed)}: not what compile wrote, so damaged or edited; compile again"
+            f"{', '.join(str(directory / name) for name in changed)}: not what compile wrote, so "
+            "damaged or edited; compile again"
         )
     return [(directory / name).read_bytes() for name in names]
 

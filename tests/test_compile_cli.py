@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -20,7 +21,9 @@ import pytest
 import zoo
 from test_cli import run
 
-from redsc import verify
+from redsc import oracle, verify
+from redsc.errors import UsageError
+from redsc.report import read
 
 pytestmark = pytest.mark.slow
 
@@ -138,6 +141,54 @@ def test_a_damaged_level_file_is_named(built: Path, tmp_path: Path, damage: str)
         result = run(command[0], tmp_path / "damaged", *command[1:])
         assert result.returncode == 7, result.stderr
         assert "level_1.tflite" in result.stderr
+
+
+def test_a_level_that_the_interpreter_refuses_is_named(built: Path) -> None:
+    if not oracle.available():
+        pytest.skip("tflite-micro is not installed")
+    code = f"""
+from pathlib import Path
+from redsc import cli, oracle
+oracle.ARENA_BYTES = 9000  # enough for its own records, not for tensors
+cli.cli(["verify", {str(built)!r}], standalone_mode=False)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "VerificationError: level 0: the TFLite Micro interpreter refuses" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda report: report.pop("levels"),
+        lambda report: report.update(levels=[{}]),
+        lambda report: report.update(search=None),
+        lambda report: report["levels"][1].update(macs="many"),
+        lambda report: report["levels"][0].pop("level"),
+        lambda report: report.update(warnings=7),
+    ],
+)
+def test_an_edited_report_is_refused_and_verify_needs_none(
+    built: Path, tmp_path: Path, change: Callable[[dict], object]
+) -> None:
+    shutil.copytree(built, tmp_path / "edited")
+    path = tmp_path / "edited" / "report" / "report.json"
+    report = json.loads(path.read_text())
+    change(report)
+    path.write_text(json.dumps(report))
+    with pytest.raises(UsageError, match=r"report\.json: not as redsc wrote it"):
+        read(tmp_path / "edited")
+    assert len(verify.read_levels(tmp_path / "edited")) == 2
+
+
+def test_a_report_of_other_levels_is_no_basis_for_a_benchmark(built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built, tmp_path / "edited")
+    path = tmp_path / "edited" / "report" / "report.json"
+    report = json.loads(path.read_text())
+    report["levels"].pop()
+    path.write_text(json.dumps(report))
+    result = run("bench", tmp_path / "edited", "--emulator")
+    assert result.returncode == 2, result.stderr
+    assert "1 levels, 2 are there" in result.stderr
 
 
 def test_weights_that_overflow_are_the_models_fault(model: Path, tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from redsc import calibrate, groups, ir, loss
-from redsc.data import BATCH_SIZE, Data, Split, Task
+from redsc.data import BATCH_SIZE, Data, Split
 from redsc.groups import Grouping, Widths
 from redsc.level_network import LevelNetwork, SharedKernels
-from redsc.tf_network import Tensor, forward, predict, tensorflow
+from redsc.tf_network import Tensor, forward, tensorflow
 
 log = logging.getLogger("redsc")
 
@@ -88,16 +88,6 @@ def finetune(
     trainer = _Trainer(graph, levels, level_widths, data, options, epochs)
     best = _train(trainer, progress or _no_progress, warnings if warnings is not None else [])
     return levels if best is None else best
-
-
-def evaluate(graph: ir.Graph, split: Split, task: Task) -> dict[str, float]:
-    """{"accuracy"} for classification, else {"mean_squared_error"}, over all samples of a split."""
-    total, count = 0.0, 0
-    for x, y in split.batches(1024):
-        total += len(x) * loss.score(predict(graph, x), y, graph, task)
-        count += len(x)
-    name = "accuracy" if task == "classification" else "mean_squared_error"
-    return {name: total / count}
 
 
 def _no_progress(epoch: int, epochs: int, text: str) -> None:

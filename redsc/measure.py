@@ -27,9 +27,11 @@ from redsc import (
 from redsc.config import CompileOptions
 from redsc.memory import ArenaPlan
 from redsc.plan import Plan
+from redsc.progress import Progress
 from redsc.quantized import QuantizedLevel, QuantizedNetwork
 
-EVALUATION_BATCH = 2048
+EVALUATION_BATCH = 256
+"""Samples that the host runs at once, at every level: seconds, even of a large network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,62 +77,64 @@ def quality(
     ladder: verify.Ladder,
     dataset: data.Data | None,
     samples: Samples,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Fidelity to the level's own float network, and accuracy on the test split, per level.
 
     int8 outputs come from the host's proven kernels, else from the interpreter; without either
     they are not measured. Anything but a classifier has mean_squared_error instead of accuracy.
     """
-    test = dataset.test if dataset is not None else None
-    result = _fidelity(network, tflites, ladder, samples.x if test is None else test.x)
-    if dataset is None or test is None:
-        return result
-    name = "accuracy" if dataset.task == "classification" else "mean_squared_error"
-    totals, count = np.zeros((len(network.levels), 2)), 0
-    for x, y in test.batches(EVALUATION_BATCH):
-        int8 = _int8_outputs(network, tflites, ladder, x)
-        count += len(x)
-        for number, level in enumerate(network.levels):
-            real = tf_network.predict(level.graph, x)
-            for column, outputs in enumerate((real, None if int8 is None else int8[number])):
-                score = np.nan
-                if outputs is not None:
-                    score = loss.score(outputs, y, level.graph, dataset.task)
-                totals[number, column] += len(x) * score
-    for measured, (real, back) in zip(result, (totals / count).tolist(), strict=True):
-        measured[f"{name}_float"] = real
-        measured[f"{name}_int8"] = None if np.isnan(back) else back
-    return result
-
-
-def _fidelity(
-    network: QuantizedNetwork, tflites: Sequence[bytes], ladder: verify.Ladder, x: np.ndarray
-) -> list[dict[str, Any]]:
-    int8 = _int8_outputs(network, tflites, ladder, x)
-    result = []
+    test = None if dataset is None else dataset.test
+    x = samples.x if test is None else test.x
+    int8 = _int8_outputs(network, tflites, ladder, x, progress)
+    result: list[dict[str, Any]] = []
     for number, level in enumerate(network.levels):
-        measured: dict[str, float | None] = {"sqnr_db": None, "argmax_agreement": None}
+        outputs = {"float": tf_network.predict(level.graph, x)}
+        fidelity: dict[str, float | None] = {"sqnr_db": None, "argmax_agreement": None}
         if int8 is not None:
-            measured.update(report.fidelity(tf_network.predict(level.graph, x), int8[number]))
-        result.append({"accuracy_float": None, "accuracy_int8": None, "fidelity": measured})
+            outputs["int8"] = int8[number]
+            fidelity.update(report.fidelity(outputs["float"], outputs["int8"]))
+        measured: dict[str, Any] = {
+            "accuracy_float": None,
+            "accuracy_int8": None,
+            "fidelity": fidelity,
+        }
+        if dataset is not None and test is not None:
+            name = "accuracy" if dataset.task == "classification" else "mean_squared_error"
+            for kind in ("float", "int8"):
+                score = None
+                if kind in outputs:
+                    score = loss.score(outputs[kind], test.y, level.graph, dataset.task)
+                measured[f"{name}_{kind}"] = score
+        result.append(measured)
     return result
 
 
 def _int8_outputs(
-    network: QuantizedNetwork, tflites: Sequence[bytes], ladder: verify.Ladder, x: np.ndarray
+    network: QuantizedNetwork,
+    tflites: Sequence[bytes],
+    ladder: verify.Ladder,
+    x: np.ndarray,
+    progress: Progress,
 ) -> list[np.ndarray] | None:
     """Every level's real-valued outputs for raw inputs x, computed in int8."""
-    inputs = quantize.quantize_input(network, x)
-    interface = tflite.interface(tflites)
-    if ladder.host_program is not None:
-        outputs = [run.outputs for run in runner.run_host(ladder.host_program, interface, inputs)]
-    elif oracle.available():
-        outputs = [oracle.run(model, inputs)[0] for model in tflites]
-    else:
+    if ladder.host_program is None and not oracle.available():
         return None
+    interface = tflite.interface(tflites)
     params = network.levels[-1].tensors[network.graph.output]
-    shape = (len(x), *interface.output_shape)
-    return [quantize.dequantize_array(output.reshape(shape), params) for output in outputs]
+    parts: list[list[np.ndarray]] = [[] for _ in tflites]
+    for start in range(0, len(x), EVALUATION_BATCH):
+        progress.step(start, len(x), f"{start} of {len(x)} samples")
+        inputs = quantize.quantize_input(network, x[start : start + EVALUATION_BATCH])
+        if ladder.host_program is not None:
+            runs = runner.run_host(ladder.host_program, interface, inputs)
+            outputs = [run.outputs for run in runs]
+        else:
+            outputs = [oracle.run(model, inputs)[0] for model in tflites]
+        shape = (len(inputs), *interface.output_shape)
+        for part, output in zip(parts, outputs, strict=True):
+            part.append(quantize.dequantize_array(output.reshape(shape), params))
+    return [np.concatenate(part) for part in parts]
 
 
 def is_classifier(network: QuantizedNetwork, dataset: data.Data | None) -> bool:

@@ -115,7 +115,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             ladder = verify.climb(staging, Path(workspace), tflites, inputs, progress)
             code_bytes = measure.code_bytes(staging, Path(workspace), device_plan)
         progress.stage("measure accuracy")
-        quality = measure.quality(network, tflites, ladder, dataset, samples)
+        quality = measure.quality(network, tflites, ladder, dataset, samples, progress)
 
         _refuse_warnings(options, warnings)
         _refuse_warnings(options, ladder.warnings, ToolchainError)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import struct
-import subprocess
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from redsc.tflite import Interface
 
 _MAGIC = 0x53444552
 _TRACE, _PROFILE = 1, 2
-_RESPONSE = "reds_outputs.bin"
+_REQUEST, _RESPONSE = "request.bin", "reds_outputs.bin"
 _REQUEST_ADDRESS = 0x21000000
 _REQUEST_LIMIT_BYTES = 16 << 20  # the emulated board's second memory
 HOST_TIMEOUT_SECONDS = 120.0
@@ -65,11 +64,8 @@ def run_host(
     Raises ToolchainError when the program fails, is too slow or answers nonsense.
     """
     request = _request(plan, inputs, _TRACE if trace else 0)
-    with tempfile.TemporaryDirectory(prefix="redsc_run_") as folder:
-        (Path(folder) / "request.bin").write_bytes(request)
-        command = [str(program.absolute()), "request.bin", _RESPONSE]
-        text = _run(command, Path(folder), timeout_seconds)
-        return _read(text, Path(folder), plan, len(inputs), trace, counted=False)
+    command = [str(program.absolute()), _REQUEST, _RESPONSE]
+    return _run(command, request, timeout_seconds, plan, len(inputs), trace, counted=False)
 
 
 def run_emulator(
@@ -92,12 +88,9 @@ def run_emulator(
             f"{len(inputs)} samples need {len(request)} bytes, the emulated board takes "
             f"{_REQUEST_LIMIT_BYTES}; run fewer at once"
         )
-    with tempfile.TemporaryDirectory(prefix="redsc_run_") as folder:
-        (Path(folder) / "request.bin").write_bytes(request)
-        loader = f"loader,file=request.bin,addr={_REQUEST_ADDRESS:#x},force-raw=on"
-        command = [*_QEMU, "-kernel", str(program.absolute()), "-device", loader]
-        text = _run(command, Path(folder), timeout_seconds)
-        return _read(text, Path(folder), plan, len(inputs), trace, counted=True)
+    loader = f"loader,file={_REQUEST},addr={_REQUEST_ADDRESS:#x},force-raw=on"
+    command = [*_QEMU, "-kernel", str(program.absolute()), "-device", loader]
+    return _run(command, request, timeout_seconds, plan, len(inputs), trace, counted=True)
 
 
 def _request(plan: Interface | Plan, inputs: np.ndarray, flags: int) -> bytes:
@@ -107,40 +100,35 @@ def _request(plan: Interface | Plan, inputs: np.ndarray, flags: int) -> bytes:
     return struct.pack("<4I", _MAGIC, flags, *samples.shape) + samples.tobytes()
 
 
-def _run(command: Sequence[str], folder: Path, timeout_seconds: float) -> str:
-    """Standard output of a program that must succeed."""
-    name = Path(command[0]).name
-    try:
-        finished = subprocess.run(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ToolchainError(
-            f"{name} did not finish within {timeout_seconds:.0f} s; run fewer samples"
-        ) from error
-    except OSError as error:
-        raise ToolchainError(f"cannot run {command[0]}: {error.strerror}") from error
-    if finished.returncode != 0:
-        said = (finished.stdout[-1000:] + finished.stderr[-3000:]).strip()
-        raise ToolchainError(f"{name} ended with status {finished.returncode}: {said}")
-    return finished.stdout
+def _run(
+    command: Sequence[str],
+    request: bytes,
+    timeout_seconds: float,
+    plan: Interface | Plan,
+    samples: int,
+    trace: bool,
+    counted: bool,
+) -> tuple[LevelRun, ...]:
+    """Runs a program that must succeed, in a folder of its own beside the request's file."""
+    with tempfile.TemporaryDirectory(prefix="redsc_run_") as name:
+        folder = Path(name)
+        (folder / _REQUEST).write_bytes(request)
+        finished = toolchain.run(command, folder, timeout_seconds)
+        if finished.returncode != 0:
+            said = (finished.stdout[-1000:] + finished.stderr[-3000:]).strip()
+            program = Path(command[0]).name
+            raise ToolchainError(f"{program} ended with status {finished.returncode}: {said}")
+        return _read(finished.stdout, folder / _RESPONSE, plan, samples, trace, counted)
 
 
 def _read(
-    text: str, folder: Path, plan: Interface | Plan, samples: int, trace: bool, counted: bool
+    text: str, answer: Path, plan: Interface | Plan, samples: int, trace: bool, counted: bool
 ) -> tuple[LevelRun, ...]:
     """Serial lines and response file of a run that ended well."""
     records = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in text.splitlines()]
     if not text.rstrip().endswith("done"):
         raise ToolchainError(f"the verification program stopped early: {text[-500:]!r}")
-    response = (folder / _RESPONSE).read_bytes()
+    response = answer.read_bytes()
     runs, start = [], 0
     for level in range(plan.level_count):
         sizes = [step.output_bytes[level] for step in plan.steps] if trace else []

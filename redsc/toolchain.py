@@ -180,7 +180,7 @@ def build(project_dir: Path, environment: str, workspace_dir: Path | None = None
         "PLATFORMIO_PLATFORMS_DIR": str(workspace / "platforms"),
     }
     command = [sys.executable, "-m", "platformio", "run", "-e", environment]
-    finished = _run(command, project_dir, variables)
+    finished = run(command, project_dir, BUILD_TIMEOUT_SECONDS, variables)
     if finished.returncode != 0:
         said = finished.stderr.strip() or finished.stdout.strip()
         said = said.partition("\n====")[0]  # PlatformIO's own summary says nothing more
@@ -195,33 +195,41 @@ def build(project_dir: Path, environment: str, workspace_dir: Path | None = None
 
 def program_sizes(program: Path, size_tool: str) -> tuple[int, int, int]:
     """text, data and bss bytes of a program, as `size -B` counts them."""
-    finished = _run([size_tool, "-B", "-d", str(program)], program.parent, {})
+    command = [size_tool, "-B", "-d", str(program)]
+    finished = run(command, program.parent, BUILD_TIMEOUT_SECONDS)
     if finished.returncode != 0:
         raise ToolchainError(f"{size_tool} cannot read {program}: {finished.stderr.strip()}")
     text, data, bss = finished.stdout.splitlines()[1].split()[:3]
     return int(text), int(data), int(bss)
 
 
-def _run(
-    command: Sequence[str], directory: Path, variables: Mapping[str, str]
+def run(
+    command: Sequence[str],
+    directory: Path,
+    timeout_seconds: float,
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
+    """What a program printed and its status, whatever that is.
+
+    Raises ToolchainError when it cannot be started or takes too long.
+    """
     # The user's own PLATFORMIO_BUILD_FLAGS and the like would change what is measured.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PLATFORMIO_")}
     try:
         return subprocess.run(
             command,
             cwd=directory,
-            env={**inherited, **variables},
+            env={**inherited, **(variables or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=BUILD_TIMEOUT_SECONDS,
+            timeout=timeout_seconds,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise ToolchainError(
-            f"{' '.join(command)} in {directory} took longer than {BUILD_TIMEOUT_SECONDS} s"
+            f"{Path(command[0]).name} in {directory} took longer than {timeout_seconds:.0f} s"
         ) from error
     except OSError as error:
         raise ToolchainError(f"cannot run {command[0]}: {error.strerror}") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,8 @@ from redsc.plan import Plan
 from redsc.progress import Progress
 from redsc.quantized import QuantizedLevel, QuantizedNetwork
 
-EVALUATION_BATCH = 256
-"""Samples that the host runs at once, at every level: seconds, even of a large network."""
+EVALUATION_BATCH = 128
+"""Samples that a core of the host runs at once, at every level: seconds even of large networks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,19 +124,26 @@ def _int8_outputs(
         return None
     interface = tflite.interface(tflites)
     params = network.levels[-1].tensors[network.graph.output]
-    parts: list[list[np.ndarray]] = [[] for _ in tflites]
-    for start in range(0, len(x), EVALUATION_BATCH):
-        progress.step(start, len(x), f"{start} of {len(x)} samples")
-        inputs = quantize.quantize_input(network, x[start : start + EVALUATION_BATCH])
+
+    def run(raw: np.ndarray) -> list[np.ndarray]:
+        inputs = quantize.quantize_input(network, raw)
         if ladder.host_program is not None:
             runs = runner.run_host(ladder.host_program, interface, inputs)
             outputs = [run.outputs for run in runs]
         else:
             outputs = [oracle.run(model, inputs)[0] for model in tflites]
         shape = (len(inputs), *interface.output_shape)
-        for part, output in zip(parts, outputs, strict=True):
-            part.append(quantize.dequantize_array(output.reshape(shape), params))
-    return [np.concatenate(part) for part in parts]
+        return [quantize.dequantize_array(output.reshape(shape), params) for output in outputs]
+
+    parts: list[list[np.ndarray]] = []
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(x), EVALUATION_BATCH * workers):
+            progress.step(start, len(x), f"{start} of {len(x)} samples")
+            stop = start + EVALUATION_BATCH * workers
+            batches = [x[i : i + EVALUATION_BATCH] for i in range(start, stop, EVALUATION_BATCH)]
+            parts += pool.map(run, [batch for batch in batches if len(batch)])
+    return [np.concatenate(level) for level in zip(*parts, strict=True)]
 
 
 def is_classifier(network: QuantizedNetwork, dataset: data.Data | None) -> bool:

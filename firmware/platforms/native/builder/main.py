@@ -23,7 +23,7 @@ if shutil.which("g++", path=env["ENV"]["PATH"]) is None:
 env.Replace(AR="ar", AS="gcc", CC="gcc", CXX="g++", RANLIB="ranlib", SIZETOOL="size")
 env.Replace(ARFLAGS=["rcD"], RANLIBFLAGS=["-D"])
 env.Append(
-    CCFLAGS=["-O2"],
+    CCFLAGS=["-O3"],
     CFLAGS=["-std=gnu11"],
     CXXFLAGS=["-std=gnu++14"],
     CPPDEFINES=["REDS_BOARD_HOST"],

@@ -361,5 +361,6 @@ def _measured(op: ir.LinearOp, y: Tensor) -> ir.LinearOp:
         mean = mean + op.bias
     if op.norm.epsilon == 0:
         variance = np.where(variance > 0, variance, op.norm.variance)
+    variance = np.minimum(variance, np.finfo(np.float32).max)  # of finite values, it may not be
     norm = replace(op.norm, mean=ir.read_only(mean), variance=ir.read_only(variance))
     return replace(op, norm=norm)

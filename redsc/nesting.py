@@ -203,7 +203,7 @@ def _infeasible(search: Search, grid: Grid, percents: Sequence[float]) -> str:
     if grid.floor_given:
         steps.append("a smaller --min-width")
     return (
-        f"{search.graph.name}: no widths fit the {percents[0]:g} % level, not even the smallest "
+        f"no widths fit the {percents[0]:g} % level, not even the smallest "
         f"ones ({'; '.join(needs)}). Try {', '.join(dict.fromkeys(steps))}."
     )
 

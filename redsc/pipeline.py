@@ -244,7 +244,7 @@ def _search(
             found = nesting.find_levels(graph, grouping, scores, settings)
         except InfeasibleError as error:
             if options.levels is not None or len(percents) == 1:
-                raise
+                raise InfeasibleError(f"{options.model}: {error}") from None
             warnings.append(f"the {percents[0]:g} % level is left out: {error}")
             percents, reserved = percents[1:], 0  # fewer levels have less structure
             continue

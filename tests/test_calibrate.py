@@ -1,5 +1,6 @@
 """Synthetic inputs, activation ranges and re-estimated batch-norms."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -222,4 +223,17 @@ def test_free_scales_are_left_alone_and_dead_channels_are_safe():
     x = correlated((8, *TINY.input.shape), 1, 0)
     result = calibrate.recalibrate_norms(dead, x)
     assert result.linear_ops[0].norm.variance[3] == 0
+    assert np.isfinite(predict(result, x)).all()
+
+
+def test_a_variance_beyond_float32_stays_finite():
+    """Values near 1e30 are finite, their squares are not."""
+    kernel = ir.read_only(1e30 * TINY.linear_ops[0].kernel)
+    first = TINY.linear_ops[0]
+    huge = TINY.with_ops(replace(o, kernel=kernel) if o is first else o for o in TINY.ops)
+    x = correlated((8, *TINY.input.shape), 1, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        result = calibrate.recalibrate_norms(huge, x)
+    assert np.isfinite(result.linear_ops[0].norm.variance).all()
     assert np.isfinite(predict(result, x)).all()

@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from redsc import ir
 from redsc.groups import Axis, Grouping, Segment, Widths
@@ -136,12 +138,15 @@ class CostModel:
 
     macs = sum of pairs[a, b].macs * w[a] * w[b] + sum of units[a].macs * w[a], weights_bytes and
     channels alike; live[op] is the sum of bytes per unit * w over everything alive at the op.
-    A pair may hold one group twice (a convolution inside a residual stage).
+    A pair may hold one group twice (a convolution inside a residual stage). scratch[op], of ops
+    whose kernels have some that one group decides, names the group and holds the bytes at each
+    of its widths: (units + 1,).
     """
 
     pairs: Mapping[Pair, Term]
     units: Mapping[str, Term]
     live: Mapping[str, Mapping[str, int]]
+    scratch: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict)
 
     def cost(self, widths: Widths) -> Term:
         """Everything but memory."""
@@ -165,6 +170,18 @@ class CostModel:
         return max(
             sum(size * widths[group] for group, size in row.items()) for row in self.live.values()
         )
+
+    def least_arena_bytes(self, widths: Widths) -> int:
+        """A lower bound of the planned arena: tensors alive at an op and its scratch."""
+        return max(
+            sum(self.bytes_at(op, group, widths[group]) for group in row)
+            for op, row in self.live.items()
+        )
+
+    def bytes_at(self, op: str, group: str, width: int) -> int:
+        """What a width of a group adds, at an op, to tensors alive and scratch."""
+        source, table = self.scratch.get(op, ("", ()))
+        return self.live[op][group] * width + (int(table[width]) if group == source else 0)
 
 
 def cost_model(graph: ir.Graph, grouping: Grouping) -> CostModel:

@@ -24,6 +24,7 @@ Candidates = Mapping[str, Sequence[int]]
 class Limits:
     """Upper limits of one level; None is none. flash counts weights and `tables` times the
     requantisation tables: levels of at least this width that are still to come need as much.
+    peak is of tensors alone, arena of tensors and scratch.
 
     least_macs asks for a minimum; it is no limit that `violations` knows of.
     """
@@ -33,6 +34,7 @@ class Limits:
     weights_bytes: int | None = None
     flash_bytes: int | None = None
     tables: int = 1
+    arena_bytes: int | None = None
     least_macs: int | None = None
 
 
@@ -64,14 +66,12 @@ class Problem:
     """A knapsack over candidate widths.
 
     units[a] and pairs[a, b] follow the candidates of their groups; pairs join two different
-    groups that both have a choice. live[op][group] is the bytes that one unit adds to what is
-    alive at an op.
+    groups that both have a choice.
     """
 
     candidates: Candidates
     units: Mapping[str, Values]
     pairs: Mapping[Pair, Values]
-    live: Mapping[str, Mapping[str, int]]
     model: CostModel
     gains: Gains
 
@@ -126,7 +126,7 @@ def build(model: CostModel, gains: Gains, candidates: Candidates) -> Problem:
             units[a] += values.at((slice(None), 0))
         else:
             pairs[a, b] = values
-    return Problem(candidates, units, pairs, model.live, model, gains)
+    return Problem(candidates, units, pairs, model, gains)
 
 
 def _values(gain: np.ndarray, term: Term, amount: np.ndarray) -> Values:
@@ -146,6 +146,9 @@ def violations(model: CostModel, limits: Limits, widths: Widths) -> tuple[Violat
     if limits.peak_bytes is not None:
         peak = model.peak_activation_bytes(widths)
         used.append(("bytes of activations alive at once", peak, limits.peak_bytes))
+    if limits.arena_bytes is not None:
+        arena = model.least_arena_bytes(widths)
+        used.append(("bytes of activations and scratch at once", arena, limits.arena_bytes))
     return tuple(
         Violation(resource, value, limit)
         for resource, value, limit in used
@@ -174,12 +177,14 @@ def grow(
 ) -> dict[str, int]:
     """Widen group after group to its next candidate, best gain per MAC first, while `fits`.
 
-    Afterwards no single group can take its next candidate: limits are monotone in the widths, so
-    a group that does not fit once never fits again.
+    Afterwards no single group can take its next candidate. One that did not fit once is tried
+    again only at the end: all limits are monotone in the widths but the arena, which may shrink
+    where a kernel with more to do packs fewer pixels into its scratch.
     """
     current, gain = dict(widths), problem.gains.total(widths)
     macs = problem.model.macs(widths)
     blocked: set[str] = set()
+    grown = False
     while True:
         best: tuple[float, str, dict[str, int], float, int] | None = None
         for group, choices in problem.candidates.items():
@@ -192,8 +197,11 @@ def grow(
             if best is None or rate > best[0]:
                 best = (rate, group, trial, more_gain, more_macs)
         if best is None:
-            return current
-        if fits(best[2]):
+            if not (blocked and grown):
+                return current
+            blocked, grown = set(), False
+        elif fits(best[2]):
             _, _, current, gain, macs = best
+            grown = True
         else:
             blocked.add(best[1])

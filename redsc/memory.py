@@ -13,7 +13,10 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from redsc import cost, ir
+from redsc.groups import Grouping, prefixes, select_units
 
 ALIGNMENT = 16
 
@@ -199,3 +202,25 @@ def plan_level(graph: ir.Graph, scratch: Scratch | None) -> ArenaPlan:
         scratch={name: arena.offsets[buffer.name] for name, buffer in temporary.items()},
         size_bytes=arena.size_bytes,
     )
+
+
+def scratch_tables(
+    graph: ir.Graph, grouping: Grouping, scratch: Scratch
+) -> dict[str, tuple[str, np.ndarray]]:
+    """Scratch of every op that reads units of one group: that group, bytes at each width.
+
+    What a kernel needs depends on the channels it reads; those of several groups have no table.
+    Arrays are (units + 1,); the entry at 0 means nothing.
+    """
+    full, tables = grouping.full_widths, {}
+    for op in graph.ops:
+        sources = {segment.group for name in op.inputs for segment in grouping.axes[name]}
+        if len(sources) == 1:
+            (group,) = sources
+            tables[op.name] = group, np.zeros(full[group] + 1, np.int64)
+    for width in range(1, max(full.values()) + 1):
+        widths = {group: min(width, units) for group, units in full.items()}
+        needed = scratch(select_units(graph, grouping, prefixes(widths)))
+        for name, (group, table) in tables.items():
+            table[widths[group]] = needed.get(name, 0)
+    return {name: (group, table) for name, (group, table) in tables.items() if table.any()}

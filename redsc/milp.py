@@ -4,7 +4,8 @@ Per group one binary variable per candidate width, exactly one of which is 1. Wh
 widths (the weights of a convolution) hangs on continuous pair variables, tied to the binaries by
 their marginals: for each candidate of one group they sum to its binary over the other's
 candidates. With binaries at 0 or 1 the pair variables are then their products, so gain, true
-MACs and weight bytes are linear and exact. Memory is linear in the widths as it is.
+MACs and weight bytes are linear and exact. Memory is a sum over groups, at every op: tensors are
+linear in the widths, a kernel's scratch is a table of its input's.
 
 PuLP writes the program; HiGHS solves it when highspy is installed, CBC otherwise.
 """
@@ -15,14 +16,16 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pulp
 
 from redsc import quiet
+from redsc.cost import CostModel
 from redsc.errors import InfeasibleError
+from redsc.groups import Widths
 from redsc.knapsack import Limits, Problem, Values, grow, joint_violations
 
 MOST_NODES = 2000
@@ -85,38 +88,51 @@ class _Level:
                 self.terms[name] += [t for t in zip(variables, flat, strict=True) if t[1]]
 
 
-def solve(problem: Problem, limits: Limits, time_limit_s: float | None = None) -> Solution:
+def solve(
+    problem: Problem,
+    limits: Limits,
+    time_limit_s: float | None = None,
+    forbidden: Sequence[Sequence[Widths]] = (),
+) -> Solution:
     """The best widths of one level; see solve_jointly. Solution.widths holds one entry."""
-    return solve_jointly(problem, [limits], time_limit_s)
+    return solve_jointly(problem, [limits], time_limit_s, forbidden)
 
 
 def solve_jointly(
-    problem: Problem, limits: Sequence[Limits], time_limit_s: float | None = None
+    problem: Problem,
+    limits: Sequence[Limits],
+    time_limit_s: float | None = None,
+    forbidden: Sequence[Sequence[Widths]] = (),
 ) -> Solution:
     """The best widths of several nested levels, narrowest first: greatest sum of gains.
 
     flash_bytes of the last level counts its weights and the tables of all levels; set no
-    flash_bytes for the others when there are several. Proven optimal with gap 0 unless the time
-    limit ends the search. Raises InfeasibleError when even the smallest candidates do not fit,
-    which names the limits that bind.
+    flash_bytes for the others when there are several. forbidden: widths of all levels that are
+    known not to do. Proven optimal with gap 0 unless MOST_NODES or the time limit end the search.
+    Raises InfeasibleError when no candidates fit; where even the smallest ones break a limit, it
+    names those that bind.
     """
     started = time.monotonic()
     count = len(limits)
-    broken = joint_violations(problem.model, limits, [problem.smallest] * count)
+    broken = joint_violations(problem.model, _monotone(limits), [problem.smallest] * count)
     if broken:
         needs = "; ".join(map(str, broken))
         raise InfeasibleError(f"No widths fit: even the smallest ones break a limit ({needs})")
-    if not joint_violations(problem.model, limits, [problem.largest] * count):
-        return _solution(problem, [problem.largest] * count, started)
+    largest = [problem.largest] * count
+    if largest not in forbidden and not joint_violations(problem.model, limits, largest):
+        return _solution(problem, largest, started)
     program, levels = _program(problem, limits)
+    for widths in forbidden:
+        _forbid(program, problem, levels, widths)
     for _ in range(MOST_REPEATS):
         with quiet.silenced(quiet.STDOUT):  # HiGHS greets there
             program.solve(_solver(time_limit_s))
         if program.sol_status == pulp.LpSolutionIntegerFeasible or not program.sol_status:
-            return _stopped(program, problem, levels, limits, started)
+            return _stopped(program, problem, levels, limits, forbidden, started)
         if program.sol_status == pulp.LpSolutionInfeasible:
-            assert any(limit.least_macs for limit in limits), "the smallest widths fit"
-            raise InfeasibleError("No widths within the limits need as many MACs as wanted")
+            wanted = any(limit.least_macs for limit in limits)
+            assert wanted or any(limit.arena_bytes for limit in limits), "the smallest widths fit"
+            raise InfeasibleError("No widths fit all limits together")
         assert program.sol_status == pulp.LpSolutionOptimal, pulp.LpSolution[program.sol_status]
         best = [_chosen(problem, level) for level in levels]
         if not joint_violations(problem.model, limits, best):
@@ -124,6 +140,11 @@ def solve_jointly(
         # Within its tolerances the solver let a limit be broken by a unit or so.
         _forbid(program, problem, levels, best)
     raise AssertionError("the program and the limits disagree")
+
+
+def _monotone(limits: Sequence[Limits]) -> list[Limits]:
+    """Limits that are broken by all widths if by the smallest ones: all but that of scratch."""
+    return [replace(limit, arena_bytes=None) for limit in limits]
 
 
 def _program(problem: Problem, limits: Sequence[Limits]) -> tuple[Any, list[_Level]]:
@@ -149,7 +170,9 @@ def _program(problem: Problem, limits: Sequence[Limits]) -> tuple[Any, list[_Lev
                 constant += other.constants["tables"]
             _limit(program, level.terms["weights"] + tables, constant, limit.flash_bytes)
         if limit.peak_bytes is not None:
-            _limit_memory(program, problem, level, limit.peak_bytes)
+            _limit_memory(program, problem, level, limit.peak_bytes, _tensor_bytes)
+        if limit.arena_bytes is not None:
+            _limit_memory(program, problem, level, limit.arena_bytes, CostModel.bytes_at)
     return program, levels
 
 
@@ -193,23 +216,38 @@ def _nest(program: Any, lower: _Level, upper: _Level) -> None:
             _at_most(program, terms, 0)
 
 
-def _limit_memory(program: Any, problem: Problem, level: _Level, maximum: int) -> None:
-    """One row per set of tensors alive together that could break the limit."""
-    largest = problem.largest
-    rows = {tuple(sorted(row.items())) for row in problem.live.values()}
+def _tensor_bytes(model: CostModel, op: str, group: str, width: int) -> int:
+    return model.live[op][group] * width
+
+
+def _limit_memory(
+    program: Any,
+    problem: Problem,
+    level: _Level,
+    maximum: int,
+    bytes_at: Callable[[CostModel, str, str, int], int],
+) -> None:
+    """One row per op at which the widths could break the limit; equal ones once."""
+    rows = {
+        tuple(
+            (group, tuple(bytes_at(problem.model, op, group, w) for w in problem.candidates[group]))
+            for group in sorted(live)
+        )
+        for op, live in problem.model.live.items()
+    }
     for row in sorted(rows):
-        if sum(size * largest[group] for group, size in row) <= maximum:
+        if sum(max(sizes) for _, sizes in row) <= maximum:
             continue
+        least = sum(min(sizes) for _, sizes in row)
+        if least > maximum:
+            raise InfeasibleError(f"No widths fit: {least} bytes at once needed, {maximum} allowed")
         terms: Terms = []
         constant = 0
-        for group, size in row:
-            widths = problem.candidates[group]
+        for group, sizes in row:
             if group in level.choose:
-                terms += [
-                    (v, size * width) for v, width in zip(level.choose[group], widths, strict=True)
-                ]
+                terms += zip(level.choose[group], sizes, strict=True)
             else:
-                constant += size * widths[0]
+                constant += sizes[0]
         _limit(program, terms, constant, maximum)
 
 
@@ -309,13 +347,20 @@ def _stopped(
     problem: Problem,
     levels: Sequence[_Level],
     limits: Sequence[Limits],
+    forbidden: Sequence[Sequence[Widths]],
     started: float,
 ) -> Solution:
-    """The time limit ended the search: the better of its incumbent and a greedy answer."""
+    """A limit ended the search: the better of its incumbent and a greedy answer."""
     options = [_greedy(problem, limits)]
     if program.sol_status == pulp.LpSolutionIntegerFeasible:
         options.append([_chosen(problem, level) for level in levels])
-    options = [o for o in options if not joint_violations(problem.model, limits, o)]
+    options = [
+        option
+        for option in options
+        if option not in forbidden and not joint_violations(problem.model, limits, option)
+    ]
+    if not options:
+        raise InfeasibleError("The search was stopped before it found widths that fit")
     best = max(options, key=lambda option: sum(map(problem.gains.total, option)))
     bound = _bound(program) / _gain_scale(problem) + sum(x.constants["gain"] for x in levels)
     bound = min(bound, problem.gains.total(problem.largest) * len(limits))
@@ -349,7 +394,7 @@ def _bound(program: Any) -> float:
 
 
 def _forbid(
-    program: Any, problem: Problem, levels: Sequence[_Level], widths: Sequence[dict[str, int]]
+    program: Any, problem: Problem, levels: Sequence[_Level], widths: Sequence[Widths]
 ) -> None:
     """A no-good cut: not exactly these widths again."""
     terms: Terms = [

@@ -21,6 +21,7 @@ from redsc.gain import Importance, gains
 from redsc.grid import Grid, default_grid, explicit_grid
 from redsc.groups import Grouping
 from redsc.knapsack import Violation, violations
+from redsc.memory import scratch_tables
 from redsc.milp import gap_of, solver_name
 from redsc.search import Level, Search, SearchOptions, nested_levels
 
@@ -73,10 +74,13 @@ def find_levels(
     even the narrowest widths fit, UsageError for options that mean nothing.
     """
     started, percents = time.monotonic(), _percents(options)
+    model = cost_model(graph, grouping)
+    if options.max_ram_bytes is not None and options.scratch is not None:
+        model = replace(model, scratch=scratch_tables(graph, grouping, options.scratch))
     search = Search(
         graph,
         grouping,
-        cost_model(graph, grouping),
+        model,
         gains(graph, grouping, importance, unit_importance),
         options,
     )
@@ -243,7 +247,7 @@ def _dropped(search: Search, levels: Sequence[Level], number: int) -> str:
     if search.board_limited:
         return (
             f"Dropped the {percent:g} % level: RAM or flash leave no room for it to be wider than "
-            "the levels below."
+            "the levels below. Smaller --levels give more levels that fit."
         )
     return f"Dropped the {percent:g} % level: no widths lie between it and the {below:g} % level."
 

@@ -19,7 +19,7 @@ from redsc.errors import InfeasibleError
 from redsc.gain import Gains
 from redsc.grid import Grid
 from redsc.groups import Grouping, Widths, prefixes, select_units
-from redsc.knapsack import Limits, Problem, build, grow, joint_violations, violations
+from redsc.knapsack import Limits, Problem, build, grow, violations
 from redsc.memory import Scratch, plan_level
 from redsc.milp import solve, solve_jointly
 
@@ -29,6 +29,9 @@ LEAST_USE = 0.97
 The widths of greatest importance may leave more unused when steps are coarse. Importance only
 predicts accuracy, to a few percent at best, while computation left unused is lost for certain.
 """
+
+MOST_PLANS = 16
+"""Best widths whose arenas are planned before the search asks for less memory by a margin."""
 
 Budget = Literal["macs", "ram", "flash"]
 Order = Literal["bottom-up", "top-down", "joint"]
@@ -116,10 +119,8 @@ class Search:
                 return Limits(weights_bytes=int(self.model.weights_bytes(full) * percent / 100))
 
     def limits(self, percent: float) -> Limits:
-        """Budget and arena of one level. What is alive at once is a lower bound of the arena."""
-        budget, arena = self.budget(percent), self.max_arena_bytes
-        peaks = [x for x in (budget.peak_bytes, arena) if x is not None]
-        return replace(budget, peak_bytes=min(peaks, default=None))
+        """Budget and arena of one level; the search starts from a lower bound of the arena."""
+        return replace(self.budget(percent), arena_bytes=self.max_arena_bytes)
 
     def flash_bytes(self, widths: Sequence[Widths]) -> int:
         """The widest level's weights and all levels' tables."""
@@ -184,27 +185,44 @@ def _top_down(search: Search, grid: Grid, percents: Sequence[float]) -> list[Lev
 
 
 def _solve_level(search: Search, problem: Problem, percent: float, limits: Limits) -> Level:
-    """The best level whose planned arena fits: where it does not, less may be alive at once."""
+    """The best level whose planned arena fits.
+
+    Widths whose arena does not fit are forbidden, and the next best ones tried; these are still
+    proven to be the best. After MOST_PLANS the lower bound of the arena is lowered instead.
+    """
 
     def fits(widths: dict[str, int]) -> bool:
         broken = violations(search.model, limits, widths)
         return not broken and not search.excess_bytes(widths)
 
-    started, bound, tight = time.monotonic(), None, limits
+    started, bound, tight = time.monotonic(), math.inf, limits
+    forbidden: list[list[dict[str, int]]] = []
     while True:
-        if bound is not None and violations(search.model, tight, problem.smallest):
+        try:
+            solution = solve(problem, tight, search.options.time_limit_s, forbidden)
+        except InfeasibleError:
+            if not forbidden:
+                raise
             widths = problem.smallest
             break
-        solution = solve(problem, tight, search.options.time_limit_s)
         widths = solution.widths[0]
-        bound = solution.bound if bound is None else bound
+        if tight is limits:
+            bound = solution.bound
         excess = search.excess_bytes(widths)
         if not excess:
             break
-        tight = replace(tight, peak_bytes=search.model.peak_activation_bytes(widths) - excess)
+        forbidden.append([widths])
+        if len(forbidden) >= MOST_PLANS:
+            arena = search.model.least_arena_bytes(widths) - _margin(excess, len(forbidden))
+            tight = replace(tight, arena_bytes=arena)
     level = Level(percent, grow(problem, widths, fits), bound, 0.0)
     level = _fuller(search, problem, level, tight)
     return replace(level, seconds=time.monotonic() - started)
+
+
+def _margin(excess_bytes: int, plans: int) -> int:
+    """By how much to ask for less: doubled each time, so that a few plans more are enough."""
+    return int(min(excess_bytes, 2 ** (plans - MOST_PLANS)))
 
 
 def _fuller(search: Search, problem: Problem, level: Level, limits: Limits) -> Level:
@@ -231,22 +249,30 @@ def _joint(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]
     problem, model = search.problem(grid), search.model
     limits = [search.limits(percent) for percent in percents]
     limits[-1] = replace(limits[-1], flash_bytes=search.max_flash_bytes)
-    started, bound, count = time.monotonic(), None, len(percents)
+    started, bound, count = time.monotonic(), math.inf, len(percents)
+    time_limit_s = search.options.time_limit_s
+    forbidden: list[list[dict[str, int]]] = []
     while True:
-        if bound is not None and joint_violations(model, limits, [problem.smallest] * count):
+        try:
+            solution = solve_jointly(
+                problem, limits, time_limit_s and time_limit_s * count, forbidden
+            )
+        except InfeasibleError:
+            if not forbidden:
+                raise
             widths = (problem.smallest,) * count
             break
-        time_limit_s = search.options.time_limit_s
-        solution = solve_jointly(problem, limits, time_limit_s and time_limit_s * count)
         widths = solution.widths
-        bound = solution.bound if bound is None else bound
+        if len(forbidden) < MOST_PLANS:
+            bound = solution.bound
         excess = [search.excess_bytes(level) for level in widths]
         if not any(excess):
             break
+        forbidden.append(list(widths))
         for number, level in enumerate(widths):
-            if excess[number]:
-                peak = model.peak_activation_bytes(level) - excess[number]
-                limits[number] = replace(limits[number], peak_bytes=peak)
+            if excess[number] and len(forbidden) >= MOST_PLANS:
+                arena = model.least_arena_bytes(level) - _margin(excess[number], len(forbidden))
+                limits[number] = replace(limits[number], arena_bytes=arena)
     gain = sum(map(search.gains.total, widths))
     share = bound / gain if gain > 0 else 1.0
     seconds = (time.monotonic() - started) / count

@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import graphs
 import numpy as np
@@ -23,6 +24,20 @@ def random_importance(graph, seed):
     return {
         op.name: rng.exponential(size=op.kernel.shape) * rng.integers(0, 2, op.kernel.shape)
         for op in graph.linear_ops
+    }
+
+
+def random_scratch(graph, grouping, seed):
+    """Of every linear op that reads one group; not monotone in the width, as kernels' is not."""
+    rng = np.random.default_rng(seed)
+    sources = {
+        op.name: {segment.group for segment in grouping.axes[op.inputs[0]]}
+        for op in graph.linear_ops
+    }
+    return {
+        op: (group, rng.integers(0, 200, grouping.groups[group].units + 1))
+        for op, (group, *others) in sources.items()
+        if not others
     }
 
 
@@ -55,15 +70,18 @@ def problems(draw, most=MOST_COMBINATIONS, **kwargs):
         for name, group in grouping.groups.items()
     }
     assume(math.prod(map(len, candidates.values())) <= most)
-    model = cost.cost_model(graph, grouping)
     seed = draw(st.integers(0, 2**16))
+    scratch = random_scratch(graph, grouping, seed)
+    model = replace(cost.cost_model(graph, grouping), scratch=scratch)
     unit = {name: np.arange(g.units) % 3 for name, g in grouping.groups.items()} if seed % 2 else {}
     gain = gains(graph, grouping, random_importance(graph, seed), unit)
     return build(model, gain, candidates)
 
 
 @st.composite
-def limits_of(draw, problem, kinds=("macs", "peak_bytes", "weights_bytes", "flash_bytes")):
+def limits_of(
+    draw, problem, kinds=("macs", "peak_bytes", "weights_bytes", "flash_bytes", "arena_bytes")
+):
     """Limits of one or more kinds, from a little infeasible to not binding."""
     model, tables = problem.model, draw(st.integers(1, 3))
 
@@ -75,6 +93,7 @@ def limits_of(draw, problem, kinds=("macs", "peak_bytes", "weights_bytes", "flas
         "peak_bytes": model.peak_activation_bytes,
         "weights_bytes": model.weights_bytes,
         "flash_bytes": flash,
+        "arena_bytes": model.least_arena_bytes,
     }
     chosen = {}
     for kind in draw(st.sets(st.sampled_from(kinds), min_size=1)):
@@ -90,6 +109,7 @@ def within(model, limits, widths):
         (model.peak_activation_bytes(widths), limits.peak_bytes),
         (model.weights_bytes(widths), limits.weights_bytes),
         (flash, limits.flash_bytes),
+        (model.least_arena_bytes(widths), limits.arena_bytes),
     ]
     return all(limit is None or value <= limit for value, limit in pairs)
 
@@ -131,7 +151,9 @@ def test_tables_of_a_problem_add_up_to_model_and_gains(problem, data):
 def check_against_brute_force(problem, limits):
     feasible = [w for w in all_widths(problem.candidates) if within(problem.model, limits, w)]
     if not feasible:
-        with pytest.raises(InfeasibleError, match="needed"):
+        # nothing proves at once that no widths fit limits that do not grow with them
+        match = "fit" if limits.arena_bytes else "needed"
+        with pytest.raises(InfeasibleError, match=match):
             solve(problem, limits)
         return
     best = max(map(problem.gains.total, feasible))
@@ -174,6 +196,22 @@ def test_cbc_keeps_an_optimum_that_its_preprocessing_cuts_off(monkeypatch):
     }
     problem = build(model, Gains({}, gain), {"a": (1, 2, 3, 4), "b": (1, 2)})
     check_against_brute_force(problem, Limits(flash_bytes=77))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_forbidden_widths_leave_the_next_best(data):
+    problem = data.draw(problems(most=60))
+    limits = data.draw(limits_of(problem))
+    feasible = [w for w in all_widths(problem.candidates) if within(problem.model, limits, w)]
+    assume(feasible)
+    values = sorted(map(problem.gains.total, feasible), reverse=True)
+    forbidden = []
+    for value in values[:4]:
+        solution = solve(problem, limits, forbidden=forbidden)
+        assert solution.objective == pytest.approx(value, rel=1e-7, abs=1e-9)
+        assert solution.proven_optimal
+        forbidden.append([solution.widths[0]])
 
 
 @pytest.mark.slow

@@ -1,13 +1,22 @@
 import itertools
+from dataclasses import replace
 
 import graphs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redsc import cost
+from redsc import cost, kernels
 from redsc.groups import find_groups, prefixes, select_units
-from redsc.memory import ALIGNMENT, Buffer, align, plan, plan_level, plan_levels
+from redsc.memory import (
+    ALIGNMENT,
+    Buffer,
+    align,
+    plan,
+    plan_level,
+    plan_levels,
+    scratch_tables,
+)
 
 
 @st.composite
@@ -158,3 +167,25 @@ def test_network_that_only_reshapes():
 )
 def test_reference_networks_plan_near_the_lower_bound(graph, slack):
     assert plan_level(graph, None).size_bytes <= slack * cost.peak_activation_bytes(graph)
+
+
+@settings(deadline=None, max_examples=60)
+@given(graphs.random_graphs(), st.data())
+def test_least_arena_of_any_widths_is_a_lower_bound(graph, data):
+    """And exact in what is alive with scratch at each op that reads one group."""
+    grouping = find_groups(graph)
+    tables = scratch_tables(graph, grouping, kernels.scratch_bytes)
+    model = replace(cost.cost_model(graph, grouping), scratch=tables)
+    widths = {
+        name: group.units if group.fixed else data.draw(st.integers(1, group.units))
+        for name, group in grouping.groups.items()
+    }
+    level = select_units(graph, grouping, prefixes(widths))
+    least = model.least_arena_bytes(widths)
+    assert model.peak_activation_bytes(widths) <= least
+    assert least <= plan_level(level, kernels.scratch_bytes).size_bytes
+    needed, sizes = kernels.scratch_bytes(level), cost.tensor_bytes(level)
+    for op, alive in cost.live_tensors(level).items():
+        if op in tables:
+            expected = sum(sizes[name] for name in alive) + needed.get(op, 0)
+            assert sum(model.bytes_at(op, g, widths[g]) for g in model.live[op]) == expected

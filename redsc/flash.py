@@ -1,20 +1,63 @@
-"""Flash the search cannot count while widths are open: the plan's own structure."""
+"""Searches within a flash limit, structure of the plan included.
+
+The search counts weights and tables, which are exact in the widths. Steps, level records and lists
+of channels are known only once widths are: so it leaves room for them, first for as much as the
+narrowest levels need, then for what was missing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from redsc import groups, ir, kernels, memory, plan, quantize
+from redsc import groups, ir, kernels, memory, nesting, plan, quantize
+from redsc.errors import InfeasibleError
+from redsc.gain import Importance
+from redsc.nesting import Nesting, SearchOptions
+
+
+def find_levels(
+    graph: ir.Graph, grouping: groups.Grouping, importance: Importance, options: SearchOptions
+) -> Nesting:
+    """`nesting.find_levels`, whose levels and their structure keep to max_flash_bytes together.
+
+    Raises InfeasibleError like it; the value it names is the smallest that holds any levels.
+    """
+    if options.max_flash_bytes is None:
+        return nesting.find_levels(graph, grouping, importance, options)
+    smallest = [nesting.narrowest(grouping, options)] * len(set(options.percents))
+    reserved, too_much = structure_bytes(graph, grouping, smallest), None
+    enough = reserved  # to find levels, but not for their structure
+    while True:
+        try:
+            found = nesting.find_levels(
+                graph, grouping, importance, replace(options, reserved_flash_bytes=reserved)
+            )
+        except InfeasibleError:
+            if reserved - enough <= 1:
+                raise
+            too_much, reserved = reserved, (enough + reserved) // 2
+            continue
+        widths = [level.widths for level in found.levels]
+        data_bytes = found.levels[-1].weights_bytes + sum(x.table_bytes for x in found.levels)
+        needed = data_bytes + structure_bytes(graph, grouping, widths)
+        if needed <= options.max_flash_bytes:
+            return found
+        enough, reserved = reserved, reserved + needed - options.max_flash_bytes
+        if too_much is not None:
+            reserved = min(reserved, max(enough + 1, (enough + too_much) // 2))
 
 
 def structure_bytes(
-    store: ir.Graph, grouping: groups.Grouping, widths: Sequence[groups.Widths]
+    graph: ir.Graph, grouping: groups.Grouping, widths: Sequence[groups.Widths]
 ) -> int:
     """Flash of a plan without weights and without 9 bytes per channel and level, at most.
 
     Steps, level records, channel lists, offsets and lookup tables depend on the ops and the
     widths alone, so they are counted on a plan with placeholder ranges.
     """
+    store = groups.select_units(graph, grouping, groups.prefixes(widths[-1]))
+    grouping = groups.find_groups(store)
     levels = []
     for chosen in widths:
         narrow = groups.select_units(store, grouping, groups.prefixes(chosen))

@@ -7,7 +7,6 @@ is put together with what the user should know about it.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from redsc.errors import InfeasibleError, UsageError
 from redsc.gain import Importance, gains
 from redsc.grid import Grid, default_grid, explicit_grid
 from redsc.groups import Grouping
-from redsc.knapsack import Violation, violations
+from redsc.knapsack import Limits, Violation, violations
 from redsc.memory import scratch_tables
 from redsc.milp import gap_of, solver_name
 from redsc.search import Level, Search, SearchOptions, nested_levels
@@ -84,7 +83,7 @@ def find_levels(
         gains(graph, grouping, importance, unit_importance),
         options,
     )
-    wanted, dropped = _grid(search), []
+    wanted, dropped = _grid(grouping, options), []
     grid = _feasible_grid(search, wanted, percents)
     while True:
         levels = nested_levels(search, grid, percents)
@@ -95,7 +94,8 @@ def find_levels(
         if finer is not None:
             grid = finer
             continue
-        number = len(percents) - 1 if search.board_limited else twin
+        # On a board the widest level is what fits, so the one below it gives way.
+        number = len(percents) - 2 if search.board_limited else twin
         dropped.append(_dropped(search, levels, number))
         percents = (*percents[:number], *percents[number + 1 :])
         grid = _feasible_grid(search, wanted, percents)
@@ -112,6 +112,16 @@ def find_levels(
     )
 
 
+def narrowest(grouping: Grouping, options: SearchOptions) -> dict[str, int]:
+    """The smallest widths that the user's options allow, all that can give way given."""
+    grid = _grid(grouping, options)
+    while True:
+        finer = next((finer for _, finer in grid.relaxations()), None)
+        if finer is None:
+            return {group: choices[0] for group, choices in grid.candidates().items()}
+        grid = finer
+
+
 def _percents(options: SearchOptions) -> tuple[float, ...]:
     percents = tuple(sorted(set(options.percents)))
     if not percents or percents[0] <= 0 or percents[-1] > 100:
@@ -125,11 +135,11 @@ def _percents(options: SearchOptions) -> tuple[float, ...]:
     return percents
 
 
-def _grid(search: Search) -> Grid:
-    step, floor = search.options.channel_step, search.options.min_width
+def _grid(grouping: Grouping, options: SearchOptions) -> Grid:
+    step, floor = options.channel_step, options.min_width
     if step is None:
-        return default_grid(search.grouping, floor)
-    return explicit_grid(search.grouping, step, floor)
+        return default_grid(grouping, floor)
+    return explicit_grid(grouping, step, floor)
 
 
 def _measured(search: Search, level: Level) -> LevelWidths:
@@ -189,8 +199,7 @@ def _infeasible(search: Search, grid: Grid, percents: Sequence[float]) -> str:
     options = search.options
     needs, steps = [], []
     for violation in _broken(search, grid, percents):
-        percent = percents[0] * violation.value / max(1, violation.limit)
-        reserved, advice = 0, f"a smallest --levels of about {math.ceil(percent)}"
+        reserved, advice = 0, f"a smallest --levels of {_smallest_percent(search, violation)}"
         if "RAM" in violation.resource:
             reserved, advice = options.reserved_ram_bytes, "a larger --max-ram-bytes"
         elif "flash" in violation.resource:
@@ -210,6 +219,20 @@ def _infeasible(search: Search, grid: Grid, percents: Sequence[float]) -> str:
         f"no widths fit the {percents[0]:g} % level, not even the smallest "
         f"ones ({'; '.join(needs)}). Try {', '.join(dict.fromkeys(steps))}."
     )
+
+
+def _smallest_percent(search: Search, violation: Violation) -> str:
+    """The budget, to a tenth of a percent, that a cost needs."""
+    tenths = 1
+    while tenths < 1000 and violation.value > _limit(search.budget(tenths / 10)):
+        tenths += 1
+    return f"{tenths / 10:g}"
+
+
+def _limit(budget: Limits) -> int:
+    """The one limit of a level's budget."""
+    limits = (budget.macs, budget.peak_bytes, budget.weights_bytes)
+    return next(limit for limit in limits if limit is not None)
 
 
 def _twin(search: Search, levels: Sequence[Level]) -> int | None:
@@ -243,13 +266,14 @@ def _refine(search: Search, grid: Grid, levels: Sequence[Level], number: int) ->
 
 
 def _dropped(search: Search, levels: Sequence[Level], number: int) -> str:
-    percent, below = levels[number].percent, levels[number - 1].percent
+    percent = f"{levels[number].percent:g} %"
     if search.board_limited:
         return (
-            f"Dropped the {percent:g} % level: RAM or flash leave no room for it to be wider than "
-            "the levels below. Smaller --levels give more levels that fit."
+            f"Dropped the {percent} level: RAM or flash leave no room for as many levels that "
+            "differ. Smaller --levels may."
         )
-    return f"Dropped the {percent:g} % level: no widths lie between it and the {below:g} % level."
+    below = levels[number - 1].percent
+    return f"Dropped the {percent} level: no widths lie between it and the {below:g} % level."
 
 
 def _grid_warnings(grid: Grid, wanted: Grid) -> list[str]:

@@ -224,37 +224,26 @@ def _search(
     scores: importance.Importance,
     warnings: list[str],
 ) -> nesting.Nesting:
-    """The levels asked for, or those of the default ones that some widths fit.
-
-    A flash limit is searched again with room for the plan's structure until all of it fits.
-    """
-    percents, reserved = options.levels or DEFAULT_LEVELS, 0
+    """The levels asked for, or those of the default ones that some widths fit."""
+    percents = options.levels or DEFAULT_LEVELS
     while True:
         settings = nesting.SearchOptions(
             percents=percents,
             budget=options.budget,
             max_ram_bytes=options.max_ram_bytes,
             max_flash_bytes=options.max_flash_bytes,
-            reserved_flash_bytes=reserved,
             channel_step=options.channel_step,
             min_width=options.min_width,
             scratch=kernels.scratch_bytes,
         )
         try:
-            found = nesting.find_levels(graph, grouping, scores, settings)
+            found = flash.find_levels(graph, grouping, scores, settings)
         except InfeasibleError as error:
             if options.levels is not None or len(percents) == 1:
                 raise InfeasibleError(f"{options.model}: {error}") from None
             warnings.append(f"the {percents[0]:g} % level is left out: {error}")
-            percents, reserved = percents[1:], 0  # fewer levels have less structure
+            percents = percents[1:]
             continue
-        if options.max_flash_bytes is not None:
-            widths = [level.widths for level in found.levels]
-            store = groups.select_units(graph, grouping, groups.prefixes(widths[-1]))
-            needed = flash.structure_bytes(store, groups.find_groups(store), widths)
-            if needed > reserved:
-                reserved = needed
-                continue
         warnings += found.warnings
         return found
 

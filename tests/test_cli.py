@@ -51,7 +51,7 @@ def test_version_and_help() -> None:
         (("compile", "missing.h5"), 3, "missing.h5"),
         (("analyze", "missing.h5"), 3, "missing.h5"),
         (("report", "nowhere"), 2, "report.json"),
-        (("verify", "nowhere"), 2, "report.json"),
+        (("verify", "nowhere"), 2, "nowhere: is no build"),
         (("bench", "nowhere", "--emulator"), 2, "report.json"),
         (("bench", "nowhere"), 2, "--emulator"),
     ],

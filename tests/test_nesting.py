@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import graphs
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_knapsack import random_importance, sorted_importance
 
-from redsc import cost
+from redsc import cost, flash
 from redsc.errors import InfeasibleError, UsageError
 from redsc.gain import gains
 from redsc.grid import default_grid, default_step, explicit_grid
@@ -236,13 +237,15 @@ def test_flash_limits_the_top_and_all_tables(order):
 
 
 @pytest.mark.slow
-def test_levels_a_board_has_no_room_for_are_dropped_from_the_top():
+def test_the_widest_level_is_what_fits_and_those_it_equals_are_dropped():
     graph = graphs.ds_cnn()
     nesting = search(graph, max_flash_bytes=15_000)
-    assert [level.percent for level in nesting.levels] == [25, 50]
-    assert "Dropped the 100 % level" in nesting.warnings[0]
-    assert "Dropped the 75 % level" in nesting.warnings[1]
+    assert [level.percent for level in nesting.levels] == [25, 100]
+    assert "Dropped the 75 % level" in nesting.warnings[0]
+    assert "Dropped the 50 % level" in nesting.warnings[1]
     assert "not stored" in nesting.warnings[2]
+    # what the dropped levels' tables would have taken is the widest level's
+    assert flash_bytes(graph, [level.widths for level in nesting.levels]) > 14_500
 
 
 def test_steps_are_halved_where_levels_would_be_equal():
@@ -287,6 +290,36 @@ def test_min_width_is_obeyed():
     assert min(nesting.levels[0].widths[g.name] for g in find_groups(graph).free) >= 20
     with pytest.raises(InfeasibleError, match="--min-width"):
         search(graph, percents=(10,), min_width=40)
+
+
+@pytest.mark.parametrize("budget", ["macs", "ram", "flash"])
+def test_infeasible_names_the_smallest_level(budget):
+    graph = graphs.vgg()
+    with pytest.raises(InfeasibleError) as error:
+        search(graph, percents=(0.01, 100), budget=budget)
+    named = float(error.value.args[0].split("--levels of ")[1].rstrip("."))
+    assert search(graph, percents=(named, 100), budget=budget).levels
+    with pytest.raises(InfeasibleError):
+        search(graph, percents=(round(named - 0.1, 1), 100), budget=budget)
+
+
+def test_infeasible_names_the_smallest_flash_with_the_plans_structure():
+    graph, options = graphs.vgg(), SearchOptions(percents=(50, 100))
+    grouping, importance = find_groups(graph), sorted_importance(graph)
+
+    def limited(max_flash_bytes):
+        settings = replace(options, max_flash_bytes=max_flash_bytes)
+        return flash.find_levels(graph, grouping, importance, settings)
+
+    with pytest.raises(InfeasibleError, match="--max-flash-bytes") as error:
+        limited(500)
+    needed = int(error.value.args[0].split("at least ")[1].split()[0])
+    for limit in (needed, needed + 37, needed + 300):
+        widths = [level.widths for level in limited(limit).levels]
+        used = flash_bytes(graph, widths) + flash.structure_bytes(graph, grouping, widths)
+        assert used <= limit
+    with pytest.raises(InfeasibleError):
+        limited(needed - 1)
 
 
 def test_infeasible_names_the_smallest_feasible_value():

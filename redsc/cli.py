@@ -8,6 +8,7 @@ Only click is imported at the top: `redsc --help` must not wait for TensorFlow.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -28,6 +29,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def main() -> None:
     """Entry point: runs a command and turns every error into a message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without … shall not end a compile
     try:
         status = cli.main(prog_name="redsc", standalone_mode=False)
     except (RedscError, click.ClickException, click.Abort, KeyboardInterrupt, Exception) as error:
@@ -46,7 +50,7 @@ def _explain(error: BaseException) -> int:
         case click.ClickException():
             error.show(file=sys.stderr)
             return USAGE_ERROR
-        case click.Abort() | KeyboardInterrupt():
+        case KeyboardInterrupt() | click.Abort(__cause__=None | KeyboardInterrupt()):
             click.echo("redsc: interrupted; the previous output is untouched", err=True)
             return INTERRUPTED
         case OSError(filename=str(name)) | OSError(strerror=str(name)):

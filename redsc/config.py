@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ BUDGETS = get_args(Budget)
 RUNTIMES = ("standalone", "tflm")
 DEFAULT_LEVELS = (25.0, 50.0, 75.0, 100.0)
 """Percent. A default level that no widths fit is left out; one that was asked for is an error."""
+
+_KINDS = {"int": "a whole number", "bool": "true or false"}
 
 _LARGEST_INPUT = 1e30
 """Beyond it a network's float32 sums overflow."""
@@ -105,20 +108,30 @@ def _convert(path: Path, key: str, value: Any) -> Any:
     kind = str(fields[key])
     where = f"{path}: {key} = {value!r}"
     match key:
-        case "levels":
-            return parse_levels(_join(value, where))
-        case "input_range":
-            return parse_input_range(_join(value, where))
+        case "levels" | "input_range":
+            parse = parse_levels if key == "levels" else parse_input_range
+            try:
+                return parse(_join(value, where))
+            except UsageError as error:
+                raise UsageError(f"{path}: {error}") from None
         case "output":
             if isinstance(value, str):
                 return path.parent / value
+        case "data":
+            # A file lies beside redsc.toml, a module is found by Python.
+            if isinstance(value, str):
+                return str(path.parent / value) if _names_file(value) else value
         case _ if kind.startswith(("str", "Budget")) and isinstance(value, str):
             return value
         case _ if kind.startswith("bool") and isinstance(value, bool):
             return value
         case _ if kind.startswith("int") and type(value) is int:
             return value
-    raise UsageError(f"{where}: expected {kind.removesuffix(' | None')}")
+    raise UsageError(f"{where}: expected {_KINDS.get(kind.removesuffix(' | None'), 'text')}")
+
+
+def _names_file(data: str) -> bool:
+    return data.endswith(".npz") or bool(re.search(r"\.py:[A-Za-z_]\w*$", data))
 
 
 def _join(value: Any, where: str) -> str:

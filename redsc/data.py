@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -142,6 +143,10 @@ def _read_npz(path: Path) -> dict[str, Any]:
         hint = " (a Python function is named module:function)" if path.suffix != ".npz" else ""
         raise UsageError(f"data {path}: no such file{hint}")
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as members:
+                if sum(info.file_size for info in members.infolist()) > _memory_bytes() // 2:
+                    raise MemoryError
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise UsageError(f"data {path}: a single array; write x and y with np.savez")
@@ -152,7 +157,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
             return {key: archive[key] for key in archive.files}
     except MemoryError:
         raise UsageError(
-            f"data {path}: larger than memory; give a module:function that returns tf.data datasets"
+            f"data {path}: unpacked it takes more than half of this machine's memory; give a "
+            "module:function that returns tf.data datasets"
         ) from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         detail = "it holds Python objects" if "allow_pickle" in str(error) else str(error)
@@ -160,6 +166,10 @@ def _read_npz(path: Path) -> dict[str, Any]:
             f"data {path}: cannot be read as .npz ({detail}); write it with np.savez from arrays "
             "of numbers"
         ) from None
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _unknown_key(key: str) -> str:
@@ -214,8 +224,13 @@ def _numbers(array: Any, name: str, network: _Network) -> np.ndarray:
         raise network.error(f"{name} has dtype {array.dtype}; expected numbers")
     if array.ndim == 0 or len(array) == 0:
         raise network.error(f"{name} is empty")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise network.error(f"{name} holds NaN or infinity ({(~np.isfinite(array)).sum()} values)")
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            wrong = ~np.isfinite(array.astype(np.float32))
+        if wrong.any():
+            raise network.error(
+                f"{name} holds NaN, infinity or values beyond float32 ({wrong.sum()})"
+            )
     return array
 
 
@@ -381,18 +396,26 @@ def _complete(splits: _Splits, network: _Network, seed: int, batch_size: int) ->
     if validation is None:
         train, validation = _cut_validation(train, seed)
     if len(train) < batch_size:
+        kept = len(splits.train) - len(train)
+        note = f" ({kept} of {len(splits.train)} are kept for validation)" if kept else ""
         raise network.error(
-            f"{len(train)} training samples are fewer than a batch of {batch_size}; give more data"
+            f"{len(train)} training samples are fewer than a batch of {batch_size}{note}; give "
+            "more data"
         )
     if splits.task == "classification" and len(np.unique(train.y)) < 2:
         raise network.error(f"all training labels are {train.y[0]}: one class cannot be learned")
-    warnings = (*splits.warnings, *_unreachable(splits.task, train.y, network))
+    warnings = (*splits.warnings, *_doubts(splits.task, train.y, network))
     return Data(splits.task, train, validation, splits.test, warnings)
 
 
-def _unreachable(task: Task, y: np.ndarray, network: _Network) -> list[str]:
-    """Tells of targets that no training can make the network give."""
+def _doubts(task: Task, y: np.ndarray, network: _Network) -> list[str]:
+    """Tells of targets that are unlikely to be meant so, and that the network cannot give."""
     low, high = network.output_bounds
+    if task == "regression" and (low, high) == (0, 1) and network.outputs > 1:
+        return [
+            f"data {network.source}: the targets are neither class numbers nor one-hot rows, so "
+            "the levels are trained and scored by mean squared error; accuracy is not measured"
+        ]
     beyond = np.mean((y < low) | (y > high))
     if task == "classification" or not beyond:
         return []

@@ -122,6 +122,8 @@ def check_replaceable(directory: Path) -> None:
             "whole; choose a directory below it with -o"
         )
     _check_writable(directory)
+    if "$" in str(directory):
+        raise UsageError(f"{directory}: PlatformIO cannot build where a path has a $; see -o")
     if not directory.exists():
         return
     if not directory.is_dir():
@@ -275,6 +277,13 @@ def _explained(directory: Path) -> Iterator[None]:
     """Turns what a disk can refuse into a UsageError."""
     try:
         yield
+    except shutil.Error as error:
+        # what copytree could not copy: (from, to, why) of each file
+        _, target, reason = error.args[0][0]
+        raise UsageError(
+            f"cannot write {directory}: {reason} ({target}); make room there or choose another "
+            "directory with -o"
+        ) from error
     except OSError as error:
         beside = directory.with_name(f".{directory.name}.redsc-")
         ours = str(error.filename).startswith((str(directory), str(beside)))

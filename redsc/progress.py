@@ -12,12 +12,15 @@ from typing import Any
 
 log = logging.getLogger("redsc")
 
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Progress:
     """Names stages as they begin; `step` moves the bar within one. Silent under -q.
 
-    Ctrl-C raises KeyboardInterrupt at once, and again at the next stage or step: Python drops an
-    exception that happens to be raised inside a destructor, of which TensorFlow runs many.
+    Ctrl-C, or a request to terminate, raises KeyboardInterrupt at once, and again at the next
+    stage or step: Python drops an exception that happens to be raised inside a destructor, of
+    which TensorFlow runs many.
     """
 
     def __init__(self) -> None:
@@ -28,11 +31,12 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._interrupted = False
-        self._previous_handler: Any = None
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Progress:
         if threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGINT, self._interrupt)
+            for number in _INTERRUPTS:
+                self._previous_handlers[number] = signal.signal(number, self._interrupt)
             sys.unraisablehook = _quiet_about_interrupts
         if sys.stderr.isatty() and log.isEnabledFor(logging.WARNING):
             from rich.console import Console
@@ -60,8 +64,8 @@ class Progress:
         self._finish()
         if self._bar is not None:
             self._bar.stop()
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupted = True

@@ -6,6 +6,7 @@ a mapping with the keys of an npz file. Datasets give (x, y) or x alone, batched
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
@@ -60,15 +61,30 @@ def call(spec: str) -> dict[str, Any]:
         raise UsageError(f"data {spec}: {module_name} has no {function_name!r}") from None
     if not callable(function):
         raise UsageError(f"data {spec}: {function_name!r} is not a function")
-    try:
+    with _blamed(f"data {spec}"):
         result = function()
-    except Exception as error:
-        raise UsageError(f"data {spec}: {type(error).__name__}: {error}") from error
     return _by_name(result, spec)
 
 
-def _import(name: str) -> Any:
+@contextlib.contextmanager
+def _blamed(where: str) -> Iterator[None]:
+    """Turns what the user's own code raises, an exit too, into a UsageError."""
     try:
+        yield
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        # TensorFlow tells what a generator raised in the last line of a traceback.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = next((line for line in lines if re.match(r"\w+(Error|Exception): ", line)), "")
+        said = said or (lines[0] if lines else "")
+        raise UsageError(f"{where}: {type(error).__name__}: {said}") from error
+
+
+def _import(name: str) -> Any:
+    if name.endswith(".py") and not Path(name).is_file():
+        raise UsageError(f"data {name}: no such file")
+    with _blamed(f"data {name}"):
         if name.endswith(".py"):
             file_spec = importlib.util.spec_from_file_location(Path(name).stem, name)
             assert file_spec is not None
@@ -80,10 +96,6 @@ def _import(name: str) -> Any:
         if here not in sys.path:
             sys.path.insert(0, here)
         return importlib.import_module(name)
-    except FileNotFoundError:
-        raise UsageError(f"data {name}: no such file") from None
-    except Exception as error:
-        raise UsageError(f"data {name}: {type(error).__name__}: {error}") from error
 
 
 def _by_name(result: Any, spec: str) -> dict[str, Any]:
@@ -112,10 +124,13 @@ def samples(dataset: Any, input_shape: tuple[int, ...], where: str) -> Samples:
     """A function that starts a pass over the dataset's single (x, y or None) samples."""
     spec = dataset.element_spec
     pair = isinstance(spec, (tuple, list))
-    if isinstance(spec, Mapping) or (pair and len(spec) not in (1, 2)):
-        raise UsageError(f"{where}: elements are {spec}; expected (x, y)")
-    x_spec = spec[0] if pair else spec
-    first = next(iter(dataset.take(1).as_numpy_iterator()), None)
+    specs = spec if pair else (spec,)
+    tensor = tensorflow().TensorSpec
+    if len(specs) not in (1, 2) or not all(isinstance(part, tensor) for part in specs):
+        raise UsageError(f"{where}: elements are {spec}; expected a pair of tensors (x, y)")
+    x_spec = specs[0]
+    with _blamed(where):
+        first = next(iter(dataset.take(1).as_numpy_iterator()), None)
     if first is None:
         return lambda: iter(())
     shape = np.shape(first[0] if pair else first)
@@ -127,10 +142,13 @@ def samples(dataset: Any, input_shape: tuple[int, ...], where: str) -> Samples:
         )
 
     def start() -> Iterator[tuple[Any, Any]]:
-        for element in dataset.as_numpy_iterator():
-            x, y = (
-                (element if len(element) == 2 else (element[0], None)) if pair else (element, None)
-            )
+        elements = dataset.as_numpy_iterator()
+        while True:
+            with _blamed(where):
+                element = next(elements, None)
+            if element is None:
+                return
+            x, y = (*element, None)[:2] if pair else (element, None)
             yield x, y
 
     return start
@@ -172,6 +190,12 @@ def collect(
     used, patient_until = 0, time.monotonic() + _PATIENCE_SECONDS
     for x, y in source():
         x = np.asarray(x)
+        for kind, value, kept in (("x", x, xs), ("y", y, ys)):
+            if kept and np.shape(value) != kept[0].shape:
+                raise UsageError(
+                    f"{where}: {kind} of sample {len(xs)} has shape {np.shape(value)}, that of the "
+                    f"first one {kept[0].shape}"
+                )
         used += 4 * x.size + (0 if y is None else np.asarray(y).nbytes)
         if xs and (used > limit_bytes or len(xs) == most_samples):
             return Collected(xs, ys or None, complete=False)

@@ -201,7 +201,7 @@ def read_inputs(directory: Path, interface: tflite.Interface) -> np.ndarray:
     path = directory / "verify" / "inputs.npy"
     try:
         inputs = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); compile again") from None
     fits = inputs.dtype == np.int8 and inputs.shape[1:] == interface.input_shape
     if not fits or not len(inputs):

@@ -42,9 +42,14 @@ def test_command_line_wins_over_the_file_over_the_default(tmp_path: Path) -> Non
 
 def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
     file = tmp_path / "redsc.toml"
-    file.write_text('output = "builds/m"\n')
+    file.write_text('output = "builds/m"\ndata = "sets/d.npz"\n')
     options = config.merge(config.read(file), {"model": Path("m.h5")})
     assert options.output == tmp_path / "builds" / "m"
+    assert options.data == str(tmp_path / "sets" / "d.npz")
+    file.write_text('data = "sets.py:load"\n')
+    assert config.read(file) == {"data": str(tmp_path / "sets.py:load")}
+    file.write_text('data = "package.sets:load"\n')
+    assert config.read(file) == {"data": "package.sets:load"}
 
 
 @pytest.mark.parametrize(
@@ -53,10 +58,12 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
         ("level = 3", "did you mean 'levels'"),
         ("zebra = 3", "known keys"),
         ("model = 'm.h5'", "unknown key 'model'"),
-        ("seed = 'x'", "expected int"),
-        ("seed = true", "expected int"),
-        ("strict = 1", "expected bool"),
+        ("seed = 'x'", "expected a whole number"),
+        ("seed = true", "expected a whole number"),
+        ("strict = 1", "expected true or false"),
         ("levels = 3", "expected a list"),
+        ("levels = [50, 25]", "redsc.toml: levels: '50,25' must rise"),
+        ("budget = 3", "expected text"),
         ("seed = ", "not valid TOML"),
         ("epochs = -1", "epochs: -1"),
         ("seed = -1", "seed: -1"),

@@ -164,6 +164,29 @@ def test_files_that_are_no_npz_are_refused(tmp_path):
     refused(str(tmp_path / "one.npy"), "np.savez")
 
 
+def test_a_file_that_unpacks_to_more_than_memory_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, x_train=np.zeros((1000, *INPUT)), y_train=np.zeros(1000))
+    monkeypatch.setattr(data, "_memory_bytes", lambda: 100_000)
+    refused(str(path), "more than half of this machine's memory", "tf.data")
+
+
+def test_values_beyond_float32_are_the_datas_fault(tmp_path):
+    x = np.full((SAMPLES, *INPUT), 1e300)
+    refused(saved(tmp_path, **arrays(x_train=x)), "x_train", "beyond float32 (480)")
+
+
+def test_soft_labels_are_told_to_be_regression(tmp_path):
+    soft = np.full((SAMPLES, 5), 0.2)
+    spec = saved(tmp_path, **arrays(y_train=soft))
+    (warning,) = load(spec, output_bounds=(0.0, 1.0)).warnings
+    assert "neither class numbers nor one-hot" in warning
+
+
+def test_samples_kept_for_validation_are_told_when_too_few_are_left(tmp_path):
+    refused(saved(tmp_path, **arrays(35)), "31 training samples", "4 of 35 are kept for validation")
+
+
 def test_python_objects_in_a_file_are_never_unpickled(tmp_path):
     class Trap:
         def __reduce__(self):
@@ -207,6 +230,30 @@ def endless_alone():
 def mixed():
     return {"train": pairs()[0], "val": x}
 
+def raising(at):
+    def generate():
+        for number in range(40):
+            if number == at:
+                raise KeyError("lost sample")
+            yield x[number].reshape(4, 3), number % 5
+    return tf.data.Dataset.from_generator(generate, (tf.float32, tf.int64), ((4, 3), ()))
+
+def raises_first():
+    return raising(0)
+
+def raises_later():
+    return raising(30)
+
+def uneven():
+    generate = lambda: ((np.zeros((4, 3 + n // 20), np.float32), 0) for n in range(40))
+    return tf.data.Dataset.from_generator(generate, (tf.float32, tf.int64), ((4, None), ()))
+
+def nested():
+    return tf.data.Dataset.from_tensor_slices(((x, x), y))
+
+def leaves():
+    raise SystemExit(0)
+
 def wrong_name():
     return {"training": named()["train"]}
 
@@ -241,6 +288,11 @@ def test_faults_of_a_function_are_reported(module, tmp_path):
     refused(f"{module}:missing", "has no 'missing'")
     refused(f"{module}:number", "not a function")
     refused(f"{module}:nothing", "NoneType")
+    refused(f"{module}:raises_first", "lost sample")
+    refused(f"{module}:raises_later", "lost sample")
+    refused(f"{module}:uneven", "sample 20 has shape (4, 4)", "(4, 3)")
+    refused(f"{module}:nested", "pair of tensors")
+    refused(f"{module}:leaves", "SystemExit")
     refused(f"{module}:wrong_name", "'training'")
     refused(f"{module}:mixed", "'val' is a ndarray")
     refused("no_such_module_here:load", "ModuleNotFoundError")

@@ -174,6 +174,21 @@ def test_full_disk_is_a_usage_error(tmp_path: Path) -> None:
     assert read(tmp_path / "b") == FIRST
 
 
+def test_a_disk_that_fills_up_while_a_folder_is_copied(tmp_path: Path) -> None:
+    generate(tmp_path / "b", FIRST)
+    with (
+        pytest.raises(UsageError, match=r"cannot write .*No space left"),
+        output.transaction(tmp_path / "b") as staging,
+    ):
+        raise shutil.Error([("from", str(staging / "lib/x.cc"), "[Errno 28] No space left")])
+    assert read(tmp_path / "b") == FIRST
+
+
+def test_a_path_that_scons_would_expand_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\$"):
+        output.check_replaceable(tmp_path / "a$b")
+
+
 def test_unrelated_os_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), output.transaction(tmp_path / "b"):
         (tmp_path / "model.h5").read_bytes()

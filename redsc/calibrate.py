@@ -17,6 +17,8 @@ from redsc import cost, ir
 from redsc.tf_network import Tensor, activate, apply, forward, linear, ranges, tensorflow
 
 Range = tuple[float, float]
+Bounds = tuple[float | np.ndarray, float | np.ndarray]
+"""Of raw inputs: for all channels, or float64 (channels,) each."""
 
 _STEPS = (60, 200)
 _WORK_MACS = 1e11
@@ -60,6 +62,9 @@ def synthetic_inputs(
         if bounds is None:
             bounds = _widened(x)
             origin = f"inferred from the stored statistics of {len(targets)} batch-norms"
+    elif bounds is not None and np.ndim(bounds[0]):
+        low, high = bounds  # 4 deviations around each channel's mean
+        x = (low + high) / 2 + (high - low) / 8 * generator.standard_normal(shape)
     elif bounds is not None:
         x = _noise_within(bounds, shape, generator)
     else:
@@ -68,26 +73,27 @@ def synthetic_inputs(
     x = _within(x, bounds)
     return x, (
         f"accuracy is unmeasured: without data, activation ranges come from synthetic inputs in "
-        f"{bounds[0]:.6g} … {bounds[1]:.6g} ({origin}); pass --data, or --input-range LO,HI"
+        f"{np.min(bounds[0]):.6g} … {np.max(bounds[1]):.6g} ({origin}); pass --data, or "
+        "--input-range LO,HI"
     )
 
 
-def _known_range(graph: ir.Graph, given: Range | None) -> tuple[Range | None, str]:
+def _known_range(graph: ir.Graph, given: Range | None) -> tuple[Bounds | None, str]:
     """The input's raw range where something states it, and what states it."""
     if given is not None:
         return (float(given[0]), float(given[1])), "from --input-range"
     bounds = _usual_range(graph.input)
     if bounds is not None:
         return bounds, "from the rescaling at the input"
+    deviations = "4 standard deviations of the normalisation at the input"
     norm = _leading_normalisation(graph)
     if norm is not None:
         mean, deviation = _input_statistics(norm)
-        bounds = float((mean - 4 * deviation).min()), float((mean + 4 * deviation).max())
-        return bounds, "4 standard deviations of the normalisation at the input"
-    if _norm_targets(graph) or (graph.input.rescale, graph.input.offset) == (1.0, 0.0):
+        return (mean - 4 * deviation, mean + 4 * deviation), deviations
+    per_channel = bool(np.ndim(graph.input.raw(0.0)))
+    if not graph.input.is_scaled or (_norm_targets(graph) and not per_channel):
         return None, ""
-    low, high = sorted((end - graph.input.offset) / graph.input.rescale for end in (-4.0, 4.0))
-    return (low, high), "4 standard deviations of the normalisation at the input"
+    return (graph.input.raw(-4.0), graph.input.raw(4.0)), deviations
 
 
 def _usual_range(source: ir.Input) -> Range | None:
@@ -95,14 +101,11 @@ def _usual_range(source: ir.Input) -> Range | None:
 
     So Rescaling(1/255) and Rescaling(1/127.5, -1) both read 0 … 255.
     """
-    if (source.rescale, source.offset) == (1.0, 0.0):
+    if not source.is_scaled or np.ndim(source.raw(0.0)):
         return None
-
-    def scaled(bounds: Range) -> list[float]:
-        return sorted(end * source.rescale + source.offset for end in bounds)
-
     for bounds in ((0.0, 255.0), (0.0, 1.0), (0.0, 65535.0), (-32768.0, 32767.0), (-128.0, 127.0)):
-        if any(np.allclose(scaled(bounds), wanted, atol=0.01) for wanted in ((0, 1), (-1, 1))):
+        ends = [source.scaled(end) for end in bounds]
+        if any(np.allclose(ends, wanted, atol=0.01) for wanted in ((0, 1), (-1, 1))):
             return bounds
     return None
 
@@ -140,16 +143,24 @@ def _widened(x: np.ndarray) -> Range:
     return (low if low >= 0 else low - margin), (high if high <= 0 else high + margin)
 
 
-def _within(x: np.ndarray, bounds: Range) -> np.ndarray:
-    """float32 `x` inside the bounds; its first sample's extremes become the bounds."""
+def _within(x: np.ndarray, bounds: Bounds) -> np.ndarray:
+    """float32 `x` inside the bounds, which its extremes become: those of its first sample, or one
+    by one of every channel that has its own, so that no sample is nothing but extremes."""
     x = np.clip(x, *bounds).astype(np.float32)
-    first = x[0].reshape(-1)
-    first[np.argmin(first)], first[np.argmax(first)] = bounds
+    low, high = bounds
+    if not np.ndim(low):
+        first = x[0].reshape(-1)
+        first[np.argmin(first)], first[np.argmax(first)] = low, high
+        return x
+    rows = x.reshape(-1, x.shape[-1])
+    for channel, ends in enumerate(np.broadcast(low, high)):
+        for number, end in enumerate(ends):
+            rows[(2 * channel + number) % len(rows), channel] = end
     return x
 
 
 def _noise_within(
-    bounds: Range, shape: tuple[int, ...], generator: np.random.Generator
+    bounds: Bounds, shape: tuple[int, ...], generator: np.random.Generator
 ) -> np.ndarray:
     """Uniform noise, each sample with its own centre and contrast, as real inputs have."""
     per_sample = (shape[0], *([1] * (len(shape) - 1)))
@@ -220,7 +231,7 @@ def _reproduce_norms(
     targets: Mapping[str, _Statistics],
     shape: tuple[int, ...],
     generator: np.random.Generator,
-    bounds: Range | None,
+    bounds: Bounds | None,
 ) -> np.ndarray:
     """Inputs (raw units) with the targets' statistics, by Adam on all of them at once."""
     tf = tensorflow()
@@ -238,7 +249,7 @@ def _reproduce_norms(
             loss = _mismatch(graph, targets, centre + spread * latent)
         optimizer.apply_gradients([(tape.gradient(loss, latent), latent)])
         if bounds is not None:
-            low, high = ((end - centre) / spread for end in bounds)
+            low, high = (((end - centre) / spread).astype(np.float32) for end in bounds)
             latent.assign(tf.clip_by_value(latent, low, high))
 
     for _ in range(steps):
@@ -250,7 +261,7 @@ def _starting_scale(
     graph: ir.Graph,
     targets: Mapping[str, _Statistics],
     noise: np.ndarray,
-    bounds: Range | None,
+    bounds: Bounds | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """float32 centre and spread that bring noise near the first norm's statistics."""
     norm = _leading_normalisation(graph)
@@ -258,7 +269,9 @@ def _starting_scale(
         return _input_statistics(norm)
     if bounds is not None:
         low, high = bounds
-        return np.float32((low + high) / 2), np.float32((high - low) / 4)
+        share = 8 if np.ndim(low) else 4  # a channel's bounds are 4 deviations from its mean
+        centre, spread = np.asarray(low + high) / 2, np.asarray(high - low) / share
+        return centre.astype(np.float32), spread.astype(np.float32)
     first = next(iter(targets))
     few = tensorflow().constant(noise[:32])
     head = graph.with_ops(graph.ops[: [op.name for op in graph.ops].index(first) + 1], first)

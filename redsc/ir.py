@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -64,12 +64,25 @@ class Op:
 class Input(Op):
     """The network's input. The network sees `raw * rescale + offset` of the user's raw values.
 
-    Quantisation absorbs rescale and offset, so they cost nothing on the device.
+    rescale (positive) and offset are for all channels, or float64 (channels,). The application
+    applies them in float before it quantises, so features of any size share one int8 scale.
     """
 
     shape: Shape
-    rescale: float = 1.0
-    offset: float = 0.0
+    rescale: float | np.ndarray = 1.0
+    offset: float | np.ndarray = 0.0
+
+    @property
+    def is_scaled(self) -> bool:
+        return bool(np.any(self.rescale != 1.0) or np.any(self.offset != 0.0))
+
+    def scaled(self, raw: Any) -> Any:
+        """The network's values of raw ones, channels last."""
+        return raw * self.rescale + self.offset
+
+    def raw(self, value: float) -> float | np.ndarray:
+        """The raw value, of every channel if they differ, that the network sees as `value`."""
+        return (value - self.offset) / self.rescale
 
 
 @dataclass(frozen=True, eq=False)

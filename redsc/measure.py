@@ -170,8 +170,13 @@ def input_facts(network: QuantizedNetwork, samples: Samples) -> dict[str, Any]:
     """How the application makes int8 of its raw values, and what was assumed of them."""
     source = network.graph.input
     params = network.levels[0].tensors[source.name]
-    step = params.scale / source.rescale
-    zero = params.zero_point + source.offset / params.scale
+    rescale, offset = np.asarray(source.rescale), np.asarray(source.offset)
+    if rescale.ndim or offset.ndim:
+        first = "raw · rescale[channel] + offset[channel]"
+        formula = f"({first}) / {params.scale:.8g} + {params.zero_point}"
+    else:
+        zero = params.zero_point + offset / params.scale
+        formula = f"raw / {params.scale / rescale:.8g} + {zero:.8g}"
     return {
         "shape": list(source.shape),
         "description": samples.description,
@@ -180,9 +185,9 @@ def input_facts(network: QuantizedNetwork, samples: Samples) -> dict[str, Any]:
         "high": float(samples.x.max()),
         "scale": params.scale,
         "zero_point": params.zero_point,
-        "rescale": source.rescale,
-        "offset": source.offset,
-        "formula": f"int8 = round(raw / {step:.8g} + {zero:.8g}), clipped to -128 … 127",
+        "rescale": rescale.tolist(),
+        "offset": offset.tolist(),
+        "formula": f"int8 = round({formula}), clipped to -128 … 127",
     }
 
 

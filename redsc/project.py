@@ -73,8 +73,8 @@ def _render(
         "model_file": re.sub(r"[^A-Za-z0-9_. -]", "_", model_file),
         "name": "model",
         "levels": levels,
-        "input_rescale": graph.input.rescale,
-        "input_offset": graph.input.offset,
+        "input_rescale": _per_channel(graph.input.rescale, graph.input),
+        "input_offset": _per_channel(graph.input.offset, graph.input),
         "input_shape": shapes[graph.input.name],
         "output_shape": shapes[graph.output],
     }
@@ -82,6 +82,12 @@ def _render(
         path: environment.get_template(template).render(context)
         for template, path in TEMPLATES.items()
     }
+
+
+def _per_channel(scaling: float | np.ndarray, source: ir.Input) -> list[float]:
+    """One number where all channels have the same, else one per channel of both arrays."""
+    uniform = np.ndim(source.rescale) == np.ndim(source.offset) == 0
+    return np.broadcast_to(scaling, 1 if uniform else source.shape[-1]).tolist()
 
 
 def write_inputs(directory: Path, inputs: np.ndarray) -> None:

@@ -287,4 +287,4 @@ def quantize_input(network: QuantizedNetwork, raw: np.ndarray) -> np.ndarray:
     """The user's raw values (samples, …) to the int8 the device is given."""
     source = network.graph.input
     params = network.levels[0].tensors[source.name]
-    return quantize_array(np.asarray(raw, np.float64) * source.rescale + source.offset, params)
+    return quantize_array(source.scaled(np.asarray(raw, np.float64)), params)

@@ -101,7 +101,8 @@ def apply(op: ir.Op, inputs: list[Tensor], run_linear: Linear = affine_linear) -
     tf = tensorflow()
     match op:
         case ir.Input():
-            return tf.cast(inputs[0], tf.float32) * op.rescale + op.offset
+            rescale, offset = (np.asarray(x, np.float32) for x in (op.rescale, op.offset))
+            return tf.cast(inputs[0], tf.float32) * rescale + offset
         case ir.LinearOp():
             return run_linear(op, inputs[0])
         case ir.BatchNormalization():

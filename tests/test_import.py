@@ -253,7 +253,7 @@ def test_image_without_channel_axis(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keras_of", [zoo.keras2, zoo.keras3], ids=["keras2", "keras3"])
-def test_input_scaling_is_absorbed_where_it_is_scalar(keras_of, tmp_path: Path) -> None:
+def test_scalar_input_scaling_stays_scalar(keras_of, tmp_path: Path) -> None:
     keras = keras_of()
     nn = keras.layers
     adapted = nn.Normalization(axis=None)
@@ -270,7 +270,7 @@ def test_input_scaling_is_absorbed_where_it_is_scalar(keras_of, tmp_path: Path) 
 
 @pytest.mark.parametrize("keras_of", [zoo.keras2, zoo.keras3], ids=["keras2", "keras3"])
 @pytest.mark.parametrize("save", ["model.h5", "model.keras"])
-def test_adapted_normalization_per_channel(keras_of, save: str, tmp_path: Path) -> None:
+def test_adapted_normalization_is_absorbed_per_channel(keras_of, save: str, tmp_path: Path) -> None:
     keras = keras_of()
     nn = keras.layers
     adapted = nn.Normalization()
@@ -279,7 +279,9 @@ def test_adapted_normalization_per_channel(keras_of, save: str, tmp_path: Path) 
     model = keras.Sequential([keras.Input((5, 5, 3)), adapted, *head])
     model.save(tmp_path / save)
     loaded = assert_same_function(model, tmp_path / save)
-    assert isinstance(loaded.graph.ops[1], ir.BatchNormalization)
+    assert isinstance(loaded.graph.ops[1], ir.Conv2D)
+    assert loaded.graph.input.rescale == pytest.approx([1, 1 / 3, 1e7], rel=0.5)
+    np.testing.assert_allclose(loaded.graph.input.raw(0.0), [0, 9, 5], atol=1)
 
 
 def test_layers_that_do_nothing_leave_no_trace(tmp_path: Path) -> None:

@@ -213,15 +213,15 @@ def affine_norm(scale: np.ndarray, offset: np.ndarray) -> ir.BatchNorm:
 
 
 def absorb_input_scaling(graph: ir.Graph) -> ir.Graph:
-    """Move scalar Rescaling and Normalization right behind the input into its own scaling."""
+    """Move Rescaling and Normalization right behind the input into its own scaling."""
     while True:
         source, consumers = graph.input, graph.consumers(graph.input.name)
         if len(consumers) != 1 or graph.output in (source.name, consumers[0].name):
             return graph
         (op,) = consumers
-        if not isinstance(op, ir.BatchNormalization) or not _is_uniform_scaling(op.norm):
+        if not isinstance(op, ir.BatchNormalization) or not _is_positive_scaling(op.norm):
             return graph
-        scale, offset = float(op.norm.gamma[0]), float(op.norm.beta[0])
+        scale, offset = (_joined(x) for x in (op.norm.gamma, op.norm.beta))
         absorbed = replace(
             source, rescale=source.rescale * scale, offset=source.offset * scale + offset
         )
@@ -233,11 +233,15 @@ def absorb_input_scaling(graph: ir.Graph) -> ir.Graph:
         graph = graph.with_ops([absorbed, *rest])
 
 
-def _is_uniform_scaling(norm: ir.BatchNorm) -> bool:
-    """Whether a batch-norm is `affine_norm` of one positive scale and one offset."""
+def _is_positive_scaling(norm: ir.BatchNorm) -> bool:
+    """Whether a batch-norm is `affine_norm` of positive scales."""
     plain = norm.epsilon == 0 and not norm.mean.any() and bool((norm.variance == 1).all())
-    uniform = np.ptp(norm.gamma) == 0 and np.ptp(norm.beta) == 0
-    return plain and bool(uniform) and float(norm.gamma[0]) > 0
+    return plain and bool((norm.gamma > 0).all())
+
+
+def _joined(values: np.ndarray) -> float | np.ndarray:
+    """One number where all channels have the same."""
+    return float(values[0]) if np.ptp(values) == 0 else values.astype(np.float64)
 
 
 def _activation_op(spec: ActivationSpec, name: str, source: str) -> ir.Op | None:

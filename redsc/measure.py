@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,10 @@ from redsc.quantized import QuantizedLevel, QuantizedNetwork
 
 EVALUATION_BATCH = 128
 """Samples that a core of the host runs at once, at every level: seconds even of large networks."""
+
+
+LEAST_SQNR_DB = 10.0
+"""Signal to quantisation noise below which the widest level's int8 outputs are worth a warning."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +148,18 @@ def _int8_outputs(
             batches = [x[i : i + EVALUATION_BATCH] for i in range(start, stop, EVALUATION_BATCH)]
             parts += pool.map(run, [batch for batch in batches if len(batch)])
     return [np.concatenate(level) for level in zip(*parts, strict=True)]
+
+
+def fidelity_warnings(levels: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Tells when int8 does not follow even the widest level's float network."""
+    sqnr_db = levels[-1]["fidelity"]["sqnr_db"]
+    if sqnr_db is None or sqnr_db >= LEAST_SQNR_DB:
+        return []
+    return [
+        f"int8 follows the widest level's float outputs by {sqnr_db:g} dB only (its error is "
+        f"{10 ** (-sqnr_db / 20):.0%} of them): are inputs or channels of very different size, or "
+        "is the assumed input range far from the real one?"
+    ]
 
 
 def is_classifier(network: QuantizedNetwork, dataset: data.Data | None) -> bool:

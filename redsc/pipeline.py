@@ -6,6 +6,7 @@ finished, verified project in place or leaves what was there.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,8 @@ from redsc.progress import Progress
 from redsc.quantize import FloatLevel
 from redsc.quantized import QuantizedNetwork
 
+log = logging.getLogger("redsc")
+
 CALIBRATION_SAMPLES = 256
 IMPORTANCE_SAMPLES = 256
 FAITHFUL_SAMPLES = 16
@@ -67,11 +70,13 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     model = importer.load(options.model)
     graph = passes.lower(model.graph)
     grouping = groups.find_groups(graph)
+    log.info("%s: %d ops, %d groups of units", model.format, len(graph.ops), len(grouping.free))
     warnings = list(model.warnings)
 
     progress.stage("gather inputs")
     dataset = _load_data(options, graph, warnings)
     samples = _samples(options, graph, dataset)
+    log.info("inputs: %s", samples.description)
     if samples.synthetic:
         warnings.append(samples.description)
     _refuse_warnings(options, warnings)
@@ -83,6 +88,11 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
 
     progress.stage("search widths")
     found = _search(options, graph, grouping, scores, warnings)
+    for number, level in enumerate(found.levels):
+        log.info(
+            "level %d: %d MACs, arena %d B, gap %.2g, %.2f s, widths %s",
+            number, level.macs, level.arena_bytes, level.gap, level.seconds, dict(level.widths),
+        )  # fmt: skip
 
     _refuse_warnings(options, warnings)
     progress.stage("train levels" if dataset else "calibrate levels")
@@ -97,6 +107,8 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     progress.stage("plan memory")
     arenas = memory.plan_levels(level_graphs, kernels.scratch_bytes)
     device_plan = plan.build_plan(network, arenas)
+    for step in device_plan.steps:
+        log.info("%s runs %s", step.name, step.kernel)
     data_bytes = device_plan.weights_bytes + device_plan.tables_bytes
     boards.check_fits(boards.BOARDS[options.board], max(device_plan.arena_bytes), data_bytes)
 
@@ -117,6 +129,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         progress.stage("measure accuracy")
         quality = measure.quality(network, tflites, ladder, dataset, samples, progress)
 
+        warnings += measure.fidelity_warnings(quality)
         _refuse_warnings(options, warnings)
         _refuse_warnings(options, ladder.warnings, ToolchainError)
         warnings += ladder.warnings

@@ -26,20 +26,22 @@ SQNR_CAP_DB = 120.0
 Json = Mapping[str, Any]
 
 
-def fidelity(real: np.ndarray, int8_real: np.ndarray) -> dict[str, float]:
+def fidelity(real: np.ndarray, int8_real: np.ndarray) -> dict[str, float | None]:
     """How close a level's int8 outputs (dequantised) are to its float outputs.
 
-    Both (samples, …). sqnr_db is 10 log10(signal power / error power) over all samples;
-    argmax_agreement is the share of samples whose largest output is the same one.
+    Both (samples, …, classes). sqnr_db is 10 log10(signal power / error power) over all samples;
+    argmax_agreement is the share of samples, at every position of a map, whose largest output is
+    the same one: None where there is only one.
     """
-    flat, other = real.reshape(len(real), -1), int8_real.reshape(len(real), -1)
-    error = float(np.sum((flat - other).astype(np.float64) ** 2))
-    signal = float(np.sum(flat.astype(np.float64) ** 2))
+    error = float(np.sum((real - int8_real).astype(np.float64) ** 2))
+    signal = float(np.sum(real.astype(np.float64) ** 2))
     sqnr = 10 * np.log10(signal / error) if error > 0 and signal > 0 else SQNR_CAP_DB
-    agreement = np.mean(flat.argmax(axis=1) == other.argmax(axis=1))
+    agreement = None
+    if real.shape[-1] > 1:
+        agreement = float(np.mean(real.argmax(axis=-1) == int8_real.argmax(axis=-1)))
     return {
         "sqnr_db": round(float(min(sqnr, SQNR_CAP_DB)), 2),
-        "argmax_agreement": round(float(agreement), 4),
+        "argmax_agreement": None if agreement is None else round(agreement, 4),
     }
 
 

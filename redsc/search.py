@@ -45,8 +45,10 @@ class SearchOptions:
     ("ram") or stored weight bytes ("flash"). max_ram_bytes limits every level's planned arena
     with scratch, plus reserved_ram_bytes; max_flash_bytes the widest level's weights and all
     levels' tables, plus reserved_flash_bytes. channel_step and min_width: None chooses per group
-    and gives way with a warning; a number is obeyed. time_limit_s is per level, and meant not to
-    be reached: milp.MOST_NODES ends long searches at the same widths on every machine.
+    and gives way with a warning; a number is obeyed. order None is bottom-up, or top-down where
+    RAM or flash are limited: the widest level then has first choice of what they leave.
+    time_limit_s is per level, and meant not to be reached: milp.MOST_NODES ends long searches at
+    the same widths on every machine.
     """
 
     percents: tuple[float, ...] = (25, 50, 75, 100)
@@ -55,7 +57,7 @@ class SearchOptions:
     max_flash_bytes: int | None = None
     channel_step: int | None = None
     min_width: int | None = None
-    order: Order = "bottom-up"
+    order: Order | None = None
     time_limit_s: float | None = 300.0
     scratch: Scratch | None = None
     reserved_ram_bytes: int = 0
@@ -146,7 +148,7 @@ class Search:
 
 def nested_levels(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]:
     """Nested levels within every limit, none of which can grow by a step of the grid."""
-    match search.options.order:
+    match search.options.order or ("top-down" if search.board_limited else "bottom-up"):
         case "bottom-up":
             levels = _bottom_up(search, grid, percents)
         case "top-down":

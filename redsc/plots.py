@@ -14,6 +14,7 @@ from typing import Any
 Json = Mapping[str, Any]
 
 INK, PALE, EMPTY = "#22303c", "#7b8794", "#eef1f4"
+LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 _DARK_TO_LIGHT = ("#1b3a5c", "#2f7ea6", "#6fbcb0", "#c9e4c5")
 _ROW_INCHES = 0.42
 
@@ -154,13 +155,16 @@ def _draw_costs(axes: Any, report: Json) -> None:
 
 def _tradeoff(report: Json) -> bytes:
     """Quality against cost, one point per level, float beside int8 where both are measured."""
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     levels, colours = report["levels"], _colours(len(report["levels"]))
     name, costs = _cost(report)
     quality, values, _ = _quality(report)
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2))
-    axes.set_title(quality or "not measured", loc="left", color=INK, fontweight="bold", pad=12)
+    unit = {"int8 accuracy": ", %", "int8 SQNR": ", dB"}.get(quality, "")
+    axes.set_title(
+        (quality or "not measured") + unit, loc="left", color=INK, fontweight="bold", pad=12
+    )
     if quality == "int8 accuracy":
         real = [100 * level["accuracy_float"] for level in levels]
         axes.plot(costs, real, "--", color=PALE, linewidth=1, label="float")
@@ -171,12 +175,15 @@ def _tradeoff(report: Json) -> bytes:
         axes.scatter(costs, values, s=90, c=colours, edgecolor=INK, linewidth=0.6, zorder=2)
         for level, x, y in zip(levels, costs, values, strict=True):
             axes.annotate(
-                f"level {level['level']}", (x, y), xytext=(0, -16), textcoords="offset points",
-                ha="center", color=INK, fontsize=9,
+                f"level {level['level']}", (x, y), xytext=(8, -12), textcoords="offset points",
+                ha="left", color=INK, fontsize=9, bbox=LABEL_BOX,
             )  # fmt: skip
-        axes.legend(frameon=False, labelcolor=PALE, loc="lower right")
-    axes.set_xlim(0, 1.08 * max(costs))
-    axes.ticklabel_format(axis="x", style="sci", scilimits=(3, 6))
+        axes.legend(
+            frameon=False, labelcolor=PALE, loc="lower right", bbox_to_anchor=(1, 1), ncols=2
+        )
+    axes.set_xlim(0, 1.15 * max(costs))
+    axes.margins(y=0.15)
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=" "))
     axes.set_xlabel(name, color=PALE)
     axes.grid(axis="y", color=EMPTY)
     axes.set_axisbelow(True)

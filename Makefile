@@ -9,6 +9,8 @@ PYTHONS := python3.11 python3.10 python3.12 python3
 CROSS_PACKAGES := g++ gcc-arm-none-eabi libnewlib-arm-none-eabi libstdc++-arm-none-eabi-newlib qemu-system-arm
 CROSS_TOOLS := g++ arm-none-eabi-g++ qemu-system-arm
 BIN := .venv/bin
+# A worker per core; a file's tests share fixtures, so they stay together.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 BUILD ?= build
 
 # What the demo's sketch is built with: PlatformIO, with SCons from .venv so that it needs no network.
@@ -28,13 +30,13 @@ demo: install  ## train, compile, build, emulate and measure the handwritten-dig
 	$(BIN)/redsc bench $(BUILD) --emulator
 
 test: install  ## run all tests
-	$(BIN)/python -m pytest -m "not full"
+	$(PYTEST) -m "not full"
 
 test-fast: install  ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow and not full"
+	$(PYTEST) -m "not slow and not full"
 
 verify-all: install  ## prove full-size networks of every family bit for bit
-	$(BIN)/python -m pytest -m full
+	$(PYTEST) --dist load -m full
 
 lint: install  ## check style and types
 	$(BIN)/ruff check .

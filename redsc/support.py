@@ -27,7 +27,9 @@ ACTIVATION_LAYERS = ("Activation", "ReLU", "LeakyReLU", "Softmax")
 
 _HINTS = {
     "Lambda": "a Lambda holds Python code, which is never run; use layers from the list",
-    "TFOpLambda": "a Python expression; use keras.layers.Rescaling to scale and shift, Add to add",
+    "TFOpLambda": "a Python expression; use Keras layers: Rescaling to scale and shift, Add, ReLU",
+    "TrueDivide": "a Python expression; use Keras layers: Rescaling to scale and shift",
+    "Subtract": "subtracting two tensors has no counterpart; of a constant use Rescaling",
     "SlicingOpLambda": "slicing a tensor has no counterpart",
     "Multiply": "multiplying two tensors (attention, squeeze-and-excite) has no counterpart",
     "Conv2DTranspose": "transposed convolutions have no counterpart",

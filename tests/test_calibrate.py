@@ -45,6 +45,7 @@ def correlated(shape, scale, centre, seed=0):
     return (centre + scale * rng.normal(size=shape)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "centre"), [(50.0, -30.0), (0.1, 0.0), (60.0, 128.0)])
 def test_input_scale_is_recovered_from_batch_norms(scale, centre):
     """Inputs of unknown scale and centre: the networks' norms tell them."""
@@ -66,6 +67,7 @@ def test_input_scale_is_recovered_from_batch_norms(scale, centre):
         assert np.abs((got[op.name][0] - wanted[op.name][0]) / deviation).mean() < 0.3
 
 
+@pytest.mark.slow
 def test_same_seed_same_inputs_and_another_seed_others():
     first, _ = calibrate.synthetic_inputs(TINY, 8, 3)
     assert np.array_equal(first, calibrate.synthetic_inputs(TINY, 8, 3)[0])
@@ -148,6 +150,7 @@ def test_ranges_hold_zero_and_keep_the_whole_input():
         assert min(extremes[name][0], 0) <= low <= 0 <= high <= max(extremes[name][1], 0)
 
 
+@pytest.mark.slow
 def test_a_lone_outlier_is_clipped_and_an_even_spread_is_not():
     net = graphs.GraphBuilder("identity", (1,))
     op = ir.Dense("dense", ("input",), ir.read_only(np.ones((1, 1))))

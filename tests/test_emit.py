@@ -62,6 +62,7 @@ def test_namespaces_are_checked(name: str) -> None:
         emit.emit_model(plan, name)
 
 
+@pytest.mark.slow
 @firmware_build.needs_host
 def test_layer_names_cannot_break_the_code(tmp_path: Path) -> None:
     plan = plan_of(random_network(NETWORKS["vgg"](), 1))

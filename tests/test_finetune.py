@@ -66,6 +66,7 @@ def assert_nested(levels, widths):
             assert np.array_equal(op.kernel, slice_.kernel), op.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [depthwise, mixed], ids=lambda build: build.__name__)
 def test_levels_share_kernels_bit_for_bit_and_learn(build):
     graph = build()
@@ -115,6 +116,7 @@ def test_no_epochs_re_estimate_batch_norm_alone():
             assert np.array_equal(op.norm.variance, other.norm.variance)
 
 
+@pytest.mark.slow
 def test_a_top_level_narrower_than_the_network_is_the_store():
     graph = mixed()
     grouping, widths = level_widths(graph, (0.4, 0.7))
@@ -170,6 +172,7 @@ def test_an_autoencoder_and_a_single_logit_train_too():
         assert score(level, dataset.train, "classification") > 0.8
 
 
+@pytest.mark.slow
 def test_a_level_without_weight_learns_no_norm_of_its_own():
     graph = depthwise()
     grouping, widths = level_widths(graph)
@@ -206,6 +209,7 @@ def test_streamed_data_trains(monkeypatch):
     assert len(passes) == 4  # 10 batches of 32, 3 of them in a pass over 120 samples
 
 
+@pytest.mark.slow
 def test_divergence_keeps_the_last_good_state_and_advises():
     graph = depthwise()
     dataset = task_data(graph.input.shape)
@@ -221,6 +225,7 @@ def test_divergence_keeps_the_last_good_state_and_advises():
     assert "fewer --epochs" in warnings[0]
 
 
+@pytest.mark.slow
 def test_training_ends_early_without_improvement(monkeypatch):
     graph = depthwise()
     grouping, widths = level_widths(graph)
@@ -298,6 +303,7 @@ def test_a_level_network_is_its_graph(build):
     assert 0 < np.abs(rounded - outputs).max() < 0.2
 
 
+@pytest.mark.slow
 def test_scales_keep_their_sign_above_a_floor():
     graph = depthwise()
     first = graph.linear_ops[0]

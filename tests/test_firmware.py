@@ -242,6 +242,7 @@ def test_full_size_networks_on_every_target(family: str, tmp_path: Path) -> None
     check_everywhere(network, tmp_path, samples(graph, 2))
 
 
+@pytest.mark.slow
 def test_these_networks_use_every_kernel() -> None:
     used = set()
     for name, make in NETWORKS.items():
@@ -270,6 +271,7 @@ def test_the_numpy_reference_is_the_interpreter(name: str) -> None:
 # --- What the run time promises beside numbers ---
 
 
+@pytest.mark.slow
 @needs_host
 def test_network_contract(tmp_path: Path) -> None:
     """Arena checks, levels out of range, latching, two networks side by side, quantisation."""
@@ -296,6 +298,7 @@ def test_network_contract(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
+@pytest.mark.slow
 @needs_emulator
 def test_instruction_counts_repeat_and_switching_costs_the_same_everywhere(tmp_path: Path) -> None:
     switches = set()

@@ -35,6 +35,7 @@ def test_channel_indices_against_enumeration(sizes: list[tuple[int, int, int]], 
     assert groups.axis_width(axis, {g: len(k) for g, k in units.items()}) == len(expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graph=reference.random_graphs(), seed=st.integers(0, 99))
 def test_a_new_order_of_units_changes_no_output(graph: ir.Graph, seed: int) -> None:
@@ -50,6 +51,7 @@ def test_a_new_order_of_units_changes_no_output(graph: ir.Graph, seed: int) -> N
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graph=reference.random_graphs(), data=st.data())
 def test_a_slice_equals_zeroing_what_it_drops(graph: ir.Graph, data: st.DataObject) -> None:

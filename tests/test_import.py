@@ -90,6 +90,7 @@ def test_keras_2_archive(name: str, tmp_path: Path) -> None:
     assert assert_same_function(model, tmp_path / "model.keras", name).format == "Keras 2 archive"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nested", "normalization_input"])
 def test_saved_model(name: str, tmp_path: Path) -> None:
     model = zoo.ZOO[name]()
@@ -98,6 +99,7 @@ def test_saved_model(name: str, tmp_path: Path) -> None:
     assert loaded.format == "Keras 2 SavedModel"
 
 
+@pytest.mark.slow
 def test_saved_model_with_metadata_inside_saved_model_pb(tmp_path: Path) -> None:
     """TensorFlow before 2.5 kept the configuration in the object graph."""
     model = zoo.ZOO["nested"]()
@@ -136,6 +138,7 @@ def test_sequential_that_was_built_late(save: str, tmp_path: Path) -> None:
     assert_same_function(model, tmp_path / save)
 
 
+@pytest.mark.slow
 def test_sequential_around_a_functional_model(tmp_path: Path) -> None:
     keras = zoo.keras2()
     base = zoo.ZOO["separable"]()
@@ -349,6 +352,7 @@ def shared_models() -> list[Path]:
     return sorted(path for place in places for path in place.glob("*.h5"))
 
 
+@pytest.mark.slow
 def test_real_models() -> None:
     paths = shared_models()
     if not paths:

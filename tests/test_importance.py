@@ -51,6 +51,7 @@ def test_reorder_keeps_the_function_of_every_family(family):
     assert_reorder_keeps_function(graph, importance.magnitude(graph))
 
 
+@pytest.mark.slow
 @given(graph=graphs.random_graphs())
 @settings(max_examples=15, deadline=None)
 def test_reorder_keeps_the_function_of_random_networks(graph):

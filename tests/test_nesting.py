@@ -139,6 +139,7 @@ def test_mobilenet_uses_its_budgets():
     assert all(x.macs >= 0.97 * x.percent / 100 * cost.macs(graph) for x in nesting.levels)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(graphs.random_graphs(), st.data())
 def test_levels_of_any_network_nest_within_every_limit(graph, data):
@@ -180,6 +181,7 @@ def test_levels_of_any_network_nest_within_every_limit(graph, data):
         check_maximal(graph, options, nesting, step)
 
 
+@pytest.mark.slow
 def test_budgets_are_used_even_at_the_price_of_a_little_importance():
     """Here the most important widths need less than 97 % of the 25 % budget."""
     graph = graphs.resnet()
@@ -196,6 +198,7 @@ def test_budgets_are_used_even_at_the_price_of_a_little_importance():
     assert 0.97 * best.objective < level.gain < best.objective
 
 
+@pytest.mark.slow
 def test_two_levels_are_just_those_two():
     nesting = search(graphs.ds_cnn(), percents=(25, 50))
     assert [level.percent for level in nesting.levels] == [25, 50]
@@ -203,6 +206,7 @@ def test_two_levels_are_just_those_two():
     assert [level.widths for level in again.levels] == [level.widths for level in nesting.levels]
 
 
+@pytest.mark.slow
 def test_ten_levels():
     graph = graphs.ds_cnn()
     options = SearchOptions(percents=tuple(range(10, 101, 10)))
@@ -211,6 +215,7 @@ def test_ten_levels():
     assert len(nesting.levels) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "order", ["bottom-up", "top-down", pytest.param("joint", marks=pytest.mark.slow)]
 )
@@ -225,6 +230,7 @@ def test_ram_limits_the_planned_arena_with_scratch(order):
     assert any("RAM or flash" in warning for warning in nesting.warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["bottom-up", "top-down"])
 def test_flash_limits_the_top_and_all_tables(order):
     graph = graphs.resnet()

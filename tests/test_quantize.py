@@ -229,6 +229,7 @@ def check_safe_in_int32(network: QuantizedNetwork, level: QuantizedLevel) -> Non
             assert -128 <= params.zero_point <= 127
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graph=reference.random_graphs(), magnitude=st.sampled_from([1e-6, 1.0, 1e3]))
 def test_random_networks_stay_inside_int32(graph: ir.Graph, magnitude: float) -> None:

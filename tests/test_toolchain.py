@@ -140,6 +140,7 @@ def test_unwritable_cache_is_a_toolchain_error(
         toolchain.offline_core()
 
 
+@pytest.mark.slow
 @needs_compilers
 def test_builds_both_environments_and_measures_them(tmp_path: Path, core: Path) -> None:
     project = make_project(tmp_path / "p")

@@ -102,6 +102,15 @@ def test_report_prints_what_compile_wrote(built: Path) -> None:
     assert "accuracy is unmeasured" in text
 
 
+def test_a_terminal_that_knows_ascii_alone_gets_a_report(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = run("report", built)
+    assert result.returncode == 0, result.stderr
+    assert "bit-exact" in result.stdout
+
+
 def test_verify_again_and_bench_change_nothing(built: Path) -> None:
     before = files(built)
     verdicts = json.loads(run("verify", built, "--json").stdout)
@@ -283,29 +292,41 @@ def test_a_full_disk_leaves_the_previous_build_alone(
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("stage", ["search widths", "verify on the host", "measure accuracy"])
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        ("search widths", signal.SIGINT),
+        ("verify on the host", signal.SIGINT),
+        ("measure accuracy", signal.SIGINT),
+        ("verify on the emulator", signal.SIGTERM),
+    ],
+)
 def test_an_interrupt_leaves_the_previous_build_alone(
-    built: Path, model: Path, tmp_path: Path, stage: str
+    built: Path, model: Path, tmp_path: Path, stage: str, number: signal.Signals
 ) -> None:
     shutil.copytree(built, tmp_path / "build")
     before = files(tmp_path)
+    temporary = tmp_path.with_name(f"{tmp_path.name}_temporary")
+    temporary.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-m", "redsc", "compile", model, "-o", "build"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
     )
     assert process.stderr is not None
     for line in process.stderr:
         if stage in line:
             break
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     rest = process.stderr.read()
     assert process.wait(timeout=60) == 130, rest
     assert "Traceback" not in rest
     assert files(tmp_path) == before
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(("flash_share", "ram_share"), [(0.75, 1.0), (0.9, 0.85)])

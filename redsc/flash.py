@@ -42,10 +42,23 @@ def find_levels(
         data_bytes = found.levels[-1].weights_bytes + sum(x.table_bytes for x in found.levels)
         needed = data_bytes + structure_bytes(graph, grouping, widths)
         if needed <= options.max_flash_bytes:
-            return found
+            break
         enough, reserved = reserved, reserved + needed - options.max_flash_bytes
         if too_much is not None:
             reserved = min(reserved, max(enough + 1, (enough + too_much) // 2))
+    if not found.dropped:
+        return found
+    # What was reserved for the structure of levels that were dropped is the others'.
+    kept = tuple(level.percent for level in found.levels)
+    again = find_levels(graph, grouping, importance, replace(options, percents=kept))
+    if again.levels[-1].gain < found.levels[-1].gain:
+        return found
+    return replace(
+        again,
+        warnings=(*found.dropped, *again.warnings),
+        dropped=(*found.dropped, *again.dropped),
+        seconds=found.seconds + again.seconds,
+    )
 
 
 def structure_bytes(

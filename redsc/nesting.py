@@ -49,7 +49,8 @@ class Nesting:
 
     gap is the largest of the levels' optimality gaps, as a share of the importance kept: what
     better widths could exist within the same limits, given the levels solved before and, where
-    any widths reach it, at least search.LEAST_USE of a MAC budget used.
+    any widths reach it, at least search.LEAST_USE of a MAC budget used. dropped: the warnings, of
+    all, that tell of levels left out.
     """
 
     levels: tuple[LevelWidths, ...]
@@ -58,6 +59,7 @@ class Nesting:
     proven_optimal: bool
     gap: float
     warnings: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
 
 
 def find_levels(
@@ -109,6 +111,7 @@ def find_levels(
         proven_optimal=gap == 0,
         gap=gap,
         warnings=(*warnings, *_gap_warnings(found, options.time_limit_s)),
+        dropped=tuple(dropped),
     )
 
 

@@ -328,6 +328,18 @@ def test_infeasible_names_the_smallest_flash_with_the_plans_structure():
         limited(needed - 1)
 
 
+def test_flash_that_dropped_levels_leave_is_used():
+    graph, limit = graphs.vgg(), 4000
+    grouping, importance = find_groups(graph), sorted_importance(graph)
+    found = flash.find_levels(graph, grouping, importance, SearchOptions(max_flash_bytes=limit))
+    kept = tuple(level.percent for level in found.levels)
+    assert found.dropped == found.warnings[: len(found.dropped)]
+    assert len(kept) + len(found.dropped) == 4
+    again = SearchOptions(percents=kept, max_flash_bytes=limit)
+    asked = flash.find_levels(graph, grouping, importance, again)
+    assert found.levels[-1].gain >= asked.levels[-1].gain
+
+
 def test_infeasible_names_the_smallest_feasible_value():
     graph = graphs.vgg()
     with pytest.raises(InfeasibleError, match=r"RAM in the planned arena: at least (\d+)") as error:

@@ -152,9 +152,8 @@ def test_a_damaged_level_file_is_named(built: Path, tmp_path: Path, damage: str)
         assert "level_1.tflite" in result.stderr
 
 
+@pytest.mark.skipif(not oracle.available(), reason="tflite-micro is not installed")
 def test_a_level_that_the_interpreter_refuses_is_named(built: Path) -> None:
-    if not oracle.available():
-        pytest.skip("tflite-micro is not installed")
     code = f"""
 from pathlib import Path
 from redsc import cli, oracle

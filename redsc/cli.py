@@ -155,7 +155,7 @@ def analyze(model: Path, as_json: bool) -> None:
 @click.option(
     "--runtime",
     metavar="tflm|standalone",
-    help="What runs the plan on the device.  [default: standalone]",
+    help="What runs the network on the board.  [default: tflm]",
 )
 @click.option("--board", metavar="nano33ble", help="Target board.  [default: nano33ble]")
 @click.option(

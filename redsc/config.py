@@ -21,7 +21,7 @@ from redsc.errors import UsageError
 
 Budget = Literal["macs", "ram", "flash"]
 BUDGETS = get_args(Budget)
-RUNTIMES = ("standalone", "tflm")
+RUNTIMES = ("tflm", "standalone")
 DEFAULT_LEVELS = (25.0, 50.0, 75.0, 100.0)
 """Percent. A default level that no widths fit is left out; one that was asked for is an error."""
 
@@ -47,7 +47,7 @@ class CompileOptions:
     min_width: int | None = None
     epochs: int | None = None
     seed: int = 0
-    runtime: str = "standalone"
+    runtime: str = "tflm"
     board: str = "nano33ble"
     verify: bool = True
     strict: bool = False
@@ -165,7 +165,3 @@ def _check(options: CompileOptions) -> None:
         value = getattr(options, name)
         if value is not None and value < 0:
             raise UsageError(f"{name}: {value} must not be negative")
-    if options.runtime == "tflm":
-        raise UsageError(
-            "runtime: 'tflm' is not available in this version; use --runtime standalone"
-        )

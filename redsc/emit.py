@@ -1,6 +1,6 @@
 """Prints a plan as C++: constant tables for the `reds` library, rendered from templates/.
 
-The output depends on nothing but the plan and the name.
+The output depends on nothing but its arguments.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import numpy as np
 
 from redsc import resources
 from redsc.plan_structs import Plan, Symbol
+from redsc.tflm import TflmModel
 
 MODEL_FILES = ("model.h", "model_plan.cc", "model_weights.cc")
+TFLM_FILE = "model_tflm.cc"
 NUMBERS_PER_LINE = 20
 C_TYPES = {"int8": "int8_t", "int32": "int32_t", "uint32": "uint32_t"}
 
@@ -24,10 +26,13 @@ OVERREAD_BYTES = 3
 """Kernels read weights by the word, so up to this many bytes past an array's end."""
 
 
-def emit_model(plan: Plan, name: str = "model") -> dict[str, str]:
+def emit_model(
+    plan: Plan, name: str = "model", *, crc32: int = 0, tflm: TflmModel | None = None
+) -> dict[str, str]:
     """Text of every model-dependent C++ file, by path in the emitted project.
 
-    `name` becomes the C++ namespace: letters, digits and underscores.
+    `name` becomes the C++ namespace: letters, digits and underscores. `crc32` is that of the full
+    network's .tflite. With `tflm` the files serve TensorFlow Lite Micro too.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"{name!r} is no C++ namespace")
@@ -40,13 +45,21 @@ def emit_model(plan: Plan, name: str = "model") -> dict[str, str]:
         autoescape=False,
     )
     environment.filters.update(
-        initializer=initializer, lines=_lines, comment=_comment, c_type=_c_type, float=_float
+        initializer=initializer,
+        lines=_lines,
+        comment=_comment,
+        c_type=_c_type,
+        float=_float,
+        zip=zip,
     )
     environment.globals.update(overread_bytes=OVERREAD_BYTES)
-    paths = {f"{file}.jinja": f"lib/model/{file}" for file in MODEL_FILES}
+    files = MODEL_FILES if tflm is None else (*MODEL_FILES, TFLM_FILE)
+    paths = {f"{file}.jinja": f"lib/model/{file}" for file in files}
     paths["verify_main.cpp.jinja"] = "verify/main.cpp"
     return {
-        path: environment.get_template(template).render(plan=plan, name=name)
+        path: environment.get_template(template).render(
+            plan=plan, name=name, crc32=crc32, tflm=tflm
+        )
         for template, path in paths.items()
     }
 
@@ -66,8 +79,10 @@ def initializer(value: Any) -> str:
     return initializer(tuple(getattr(value, f.name) for f in fields(value)))
 
 
-def _lines(values: np.ndarray) -> Iterator[str]:
-    """Numbers of an array, comma-separated, some per line."""
+def _lines(values: np.ndarray | bytes) -> Iterator[str]:
+    """Numbers of an array, or bytes as int8, comma-separated, some per line."""
+    if isinstance(values, bytes):
+        values = np.frombuffer(values, np.int8)
     for start in range(0, len(values), NUMBERS_PER_LINE):
         line = values[start : start + NUMBERS_PER_LINE].tolist()
         # C++ has no literal for the smallest int32

@@ -118,7 +118,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         tempfile.TemporaryDirectory(prefix="redsc_") as workspace,
     ):
         progress.stage("write the project")
-        project.write(staging, network.graph, device_plan, levels, tflites, options.model.name)
+        project.write(staging, network.graph, device_plan, levels, tflites, options)
         inputs = _verification_inputs(network, samples, options.seed)
         project.write_inputs(staging, inputs)
         ladder = verify.Ladder(tuple(verify.Verdict() for _ in levels))

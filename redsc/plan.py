@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from redsc import constants, groups, ir, kernels
+from redsc import constants, cost, groups, ir, kernels
 from redsc.errors import ModelError
 from redsc.memory import ArenaPlan
 from redsc.plan_structs import (
@@ -112,6 +112,7 @@ class _Builder:
         ]
         self.tables = _Tables()
         self.weights: list[Array] = []
+        self.owner = cost.storage(network.graph)
         self.slots: dict[str, int] = {}
 
     def build(self) -> Plan:
@@ -119,12 +120,14 @@ class _Builder:
         calls = [op for op in graph.ops if not isinstance(op, ir.Input | ir.Reshape)]
         steps = tuple(self.step(op) for op in calls)
         source, target = graph.input.name, graph.output
+        activation_slots = tuple(self.slot(op.name) for op in graph.ops)
         return Plan(
             steps=steps,
             weights=tuple(self.weights),
             arrays=tuple(self.tables.arrays),
             channels=tuple((name, channels) for channels, name in self.tables.channels.items()),
             offsets=tuple(self.slot_offsets(arena) for arena in self.arenas),
+            activation_slots=activation_slots,
             arena_bytes=tuple(arena.size_bytes for arena in self.arenas),
             input_offset=self.arenas[-1].tensors[source],
             output_offset=self.arenas[-1].tensors[target],
@@ -135,7 +138,8 @@ class _Builder:
         )
 
     def slot(self, name: str) -> int:
-        return self.slots.setdefault(name, len(self.slots))
+        """Of a tensor; one that shares memory with another has that one's."""
+        return self.slots.setdefault(self.owner.get(name, name), len(self.slots))
 
     def slot_offsets(self, arena: ArenaPlan) -> tuple[int, ...]:
         """Slots are tensors by name, and scratch buffers by "scratch " and the op's name."""

@@ -178,14 +178,16 @@ class Step:
 @dataclass(frozen=True, eq=False)
 class Plan:
     """offsets: (levels, slots) bytes from the arena's start. Input and output lie at the same
-    offset at every level and have one size and one quantisation."""
+    offset at every level and have one size and one quantisation. activation_slots: every
+    activation's slot, in the network's order."""
 
-    FLASH_BYTES: ClassVar[int] = 52
+    FLASH_BYTES: ClassVar[int] = 56
     steps: tuple[Step, ...]
     weights: tuple[Array, ...]
     arrays: tuple[Array, ...]
     channels: tuple[tuple[Symbol, Channels], ...]
     offsets: tuple[tuple[int, ...], ...]
+    activation_slots: tuple[int, ...]
     arena_bytes: tuple[int, ...]  # per level
     input_offset: int
     output_offset: int
@@ -212,4 +214,5 @@ class Plan:
             + sum(array.values.nbytes for array in self.arrays)
             + lists
             + sum(4 * len(row) for row in self.offsets)
+            + 4 * len(self.arena_bytes)
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import jinja2
 import numpy as np
 
 import redsc
-from redsc import emit, ir, plots, report, resources
+from redsc import emit, ir, plots, report, resources, tflm
+from redsc.config import CompileOptions
 from redsc.plan import Plan
 
 TEMPLATES = {
@@ -35,14 +37,15 @@ def write(
     plan: Plan,
     levels: Sequence[Mapping[str, Any]],
     tflites: Sequence[bytes],
-    model_file: str,
+    options: CompileOptions,
 ) -> None:
     """The firmware project and the .tflite files, into an empty directory.
 
-    `levels` are the report's, of which README.md prints a few keys; model_file is a file name.
+    `levels` are the report's, of which README.md prints a few keys.
     """
-    files = emit.emit_model(plan)
-    files.update(_render(graph, levels, model_file))
+    tflm_model = tflm.build(plan, tflites[-1]) if options.runtime == "tflm" else None
+    files = emit.emit_model(plan, crc32=zlib.crc32(tflites[-1]), tflm=tflm_model)
+    files.update(_render(graph, levels, options))
     for path, text in files.items():
         target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +60,7 @@ def write(
 
 
 def _render(
-    graph: ir.Graph, levels: Sequence[Mapping[str, Any]], model_file: str
+    graph: ir.Graph, levels: Sequence[Mapping[str, Any]], options: CompileOptions
 ) -> dict[str, str]:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(resources.templates_dir()),
@@ -68,10 +71,11 @@ def _render(
     )
     shapes = ir.shapes(graph)
     context = {
-        "project": re.sub(r"[^A-Za-z0-9_.-]", "_", Path(model_file).stem) or "model",
+        "project": re.sub(r"[^A-Za-z0-9_.-]", "_", options.model.stem) or "model",
         "redsc_version": redsc.__version__,
-        "model_file": re.sub(r"[^A-Za-z0-9_. -]", "_", model_file),
+        "model_file": re.sub(r"[^A-Za-z0-9_. -]", "_", options.model.name),
         "name": "model",
+        "tflm": options.runtime == "tflm",
         "levels": levels,
         "input_rescale": _per_channel(graph.input.rescale, graph.input),
         "input_offset": _per_channel(graph.input.offset, graph.input),

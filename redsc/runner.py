@@ -125,8 +125,8 @@ def _read(
     text: str, answer: Path, plan: Interface | Plan, samples: int, trace: bool, counted: bool
 ) -> tuple[LevelRun, ...]:
     """Serial lines and response file of a run that ended well."""
-    records = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in text.splitlines()]
-    if not text.rstrip().endswith("done"):
+    records = _records(text)
+    if ("done", None, None) not in records:
         raise ToolchainError(f"the verification program stopped early: {text[-500:]!r}")
     response = answer.read_bytes()
     runs, start = [], 0
@@ -138,28 +138,42 @@ def _read(
             raise ToolchainError(f"the response has {len(response)} bytes, expected {end} or more")
         rows = np.frombuffer(response[start:end], np.int8).reshape(samples, sum(sizes))
         *tensors, outputs = np.split(rows, np.cumsum(sizes)[:-1], axis=1)
-        own = [record for record in records if record.get("level") == str(level)]
-        runs.append(_level_run(own, plan, outputs, tensors, counted))
+        runs.append(_level_run(records, level, plan, outputs, tensors, counted))
         start = end
     return tuple(runs)
 
 
+_Records = dict[tuple[str, str | None, str | None], dict[str, str]]
+"""Fields by kind, level and step."""
+
+
+def _records(text: str) -> _Records:
+    """Records of a program's serial line, of which long ones take several lines."""
+    records: _Records = {}
+    for line in text.splitlines():
+        fields = dict(re.findall(r"(\w+)=(\S+)", line))
+        kind = line.partition(" ")[0]
+        records.setdefault((kind, fields.get("level"), fields.get("step")), {}).update(fields)
+    return records
+
+
 def _level_run(
-    records: list[dict[str, str]],
+    records: _Records,
+    level: int,
     plan: Interface | Plan,
     outputs: np.ndarray,
     tensors: list[np.ndarray],
     counted: bool,
 ) -> LevelRun:
-    total = next((record for record in records if "crc32" in record), None)
+    total = records.get(("level", str(level), None))
     if total is None or int(total["crc32"], 16) != zlib.crc32(outputs.tobytes()):
         raise ToolchainError(f"checksum of a level's outputs does not match: {total}")
-    steps = {
-        plan.steps[int(record["step"])].name: int(record["instructions"])
-        for record in records
-        if "step" in record
-    }
     names = [step.name for step in plan.steps]
+    steps = {
+        name: int(records["step", str(level), str(number)]["instructions"])
+        for number, name in enumerate(names)
+        if ("step", str(level), str(number)) in records
+    }
     return LevelRun(
         outputs=outputs,
         tensors=dict(zip(names, tensors, strict=True)) if tensors else {},

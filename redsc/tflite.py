@@ -295,6 +295,51 @@ def interface(tflites: Sequence[bytes]) -> Interface:
     return Interface(shapes[0], shapes[1], tuple(steps), len(graphs))
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a file of `write` holds and where. Activations are its first tensors.
+
+    op_kinds: builtin code and name of every kind of op. linear_names: ops with weights, in order.
+    constant_offsets: where a constant tensor's data begins, bytes from the file's start.
+    """
+
+    tensor_names: tuple[str, ...]
+    op_count: int
+    op_kinds: tuple[tuple[int, str], ...]
+    linear_names: tuple[str, ...]
+    constant_offsets: dict[str, int]
+
+
+def contents(data: bytes) -> Contents:
+    """The contents of a file that `write` made."""
+    schema = _schema()
+    model = schema.Model.GetRootAs(data, 0)
+    graph = model.Subgraphs(0)
+    tensors = [graph.Tensors(i) for i in range(graph.TensorsLength())]
+    names = tuple(tensor.Name().decode() for tensor in tensors)
+    builtin_names = {
+        code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()
+    }
+    codes = [model.OperatorCodes(i).BuiltinCode() for i in range(model.OperatorCodesLength())]
+    return Contents(
+        tensor_names=names,
+        op_count=graph.OperatorsLength(),
+        op_kinds=tuple((code, builtin_names[code]) for code in dict.fromkeys(codes)),
+        linear_names=tuple(n.removesuffix("/weights") for n in names if n.endswith("/weights")),
+        constant_offsets={
+            name: _data_offset(model.Buffers(tensor.Buffer()))
+            for name, tensor in zip(names, tensors, strict=True)
+            if tensor.Buffer()
+        },
+    )
+
+
+def _data_offset(buffer: Any) -> int:
+    """Flatbuffers' generated readers give data, not places."""
+    table = buffer._tab
+    return int(table.Vector(table.Offset(4)))
+
+
 def tensor_indices(data: bytes) -> dict[str, int]:
     """Index in the file of every tensor, by name."""
     tensors = _read(data).subgraphs[0].tensors

@@ -28,7 +28,10 @@ APT_PACKAGES = {
 }
 """Debian packages that bring each tool."""
 
-BUILD_TIMEOUT_SECONDS = 900
+BUILD_TIMEOUT_SECONDS = 1800
+TFLM_VARIABLE = "PLATFORMIO_LIB_EXTRA_DIRS"
+"""Names the folder that holds a TensorFlow Lite Micro library's folder."""
+
 _ERROR_LINES = 25
 
 
@@ -179,6 +182,10 @@ def build(project_dir: Path, environment: str, workspace_dir: Path | None = None
         # Links to the project's own platforms hold absolute paths: never shared by projects.
         "PLATFORMIO_PLATFORMS_DIR": str(workspace / "platforms"),
     }
+    if environment.endswith("_tflm"):
+        # Its some hundred files take minutes, once.
+        variables["PLATFORMIO_BUILD_CACHE_DIR"] = str(_cache_root() / "objects")
+        variables[TFLM_VARIABLE] = os.environ.get(TFLM_VARIABLE, "")
     command = [sys.executable, "-m", "platformio", "run", "-e", environment]
     finished = run(command, project_dir, BUILD_TIMEOUT_SECONDS, variables)
     if finished.returncode != 0:

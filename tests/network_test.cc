@@ -42,20 +42,42 @@ Output infer(reds::Network& network, uint8_t level) {
 bool equal(const Output& x, const Output& y) { return memcmp(&x, &y, sizeof(x)) == 0; }
 
 void check_arena() {
-  reds::Network small(a::plan, arena_a, 32);
-  check(small.status().code == reds::Status::kArenaTooSmall, "a small arena is noticed");
+  a::Network small(arena_a, 32);
+  check(!small.invoke().ok(), "nothing runs before begin");
+  check(small.begin().code == reds::Status::kArenaTooSmall, "a small arena is noticed");
   check(small.status().have == 32 && small.status().need == a::arena_bytes, "with both sizes");
   memset(arena_a, 1, sizeof(arena_a));
   check(!small.invoke().ok(), "invoke refuses");
+  check(small.spare(0).data == nullptr, "lends nothing");
   check(arena_a[0] == 1 && arena_a[40] == 1, "and touches nothing");
-  reds::Network odd(a::plan, arena_a + 1, sizeof(arena_a) - 1);
-  check(odd.status().code == reds::Status::kArenaMisaligned, "a misaligned arena is noticed");
+  a::Network odd(arena_a + 1, sizeof(arena_a) - 1);
+  check(odd.begin().code == reds::Status::kArenaMisaligned, "a misaligned arena is noticed");
   check(odd.status().have == 1 && odd.status().need == 16, "with both numbers");
 }
 
+// Does to the network, once, what an interrupt might do after a step.
+class Interrupt : public reds::Observer {
+ public:
+  Interrupt(reds::Network& network, uint8_t level, bool lends)
+      : network_(network), level_(level), lends_(lends) {}
+
+  void after(uint16_t step, const int8_t*) override {
+    if (step != 1) return;
+    if (lends_) lent = network_.spare(level_);
+    if (!lends_) network_.set_level(level_);
+  }
+
+  reds::SpareMemory lent = {nullptr, 0};
+
+ private:
+  reds::Network& network_;
+  const uint8_t level_;
+  const bool lends_;
+};
+
 void check_levels() {
-  reds::Network network(a::plan, arena_a, sizeof(arena_a));
-  check(network.status().ok(), "the arena fits");
+  a::Network network(arena_a, sizeof(arena_a));
+  check(network.begin().ok(), "the arena fits");
   check(network.level() == a::level_count - 1, "starts at the widest level");
   const Output widest = infer(network, a::level_count - 1), smallest = infer(network, 0);
   check(network.level_used() == 0, "tells the level used");
@@ -66,34 +88,66 @@ void check_levels() {
 
   network.set_level(0);
   fill(network);
-  network.start();
-  network.set_level(a::level_count - 1);  // as an interrupt might
-  for (uint16_t i = 0; i < network.step_count(); ++i) network.run_step(i);
+  Interrupt interrupt(network, a::level_count - 1, false);
+  network.invoke(&interrupt);
   check(memcmp(network.output(), smallest.bytes, sizeof(smallest.bytes)) == 0,
         "a running inference keeps its level");
   check(network.level_used() == 0 && network.level() == a::level_count - 1, "the next one changes");
 }
 
+void check_spare_memory() {
+  constexpr uint8_t top = a::level_count - 1;
+  a::Network network(arena_a, sizeof(arena_a));
+  network.begin();
+  const Output widest = infer(network, top), smallest = infer(network, 0);
+  const reds::SpareMemory spare = network.spare(0);
+  check(spare.data >= arena_a + a::level_arena_bytes[0], "lends what level 0 does not need");
+  check(spare.data < arena_a + a::level_arena_bytes[0] + 16, "all of it");
+  check(spare.data + spare.bytes == arena_a + a::arena_bytes, "to the end");
+  memset(spare.data, 0x5A, spare.bytes);
+  check(equal(infer(network, top), smallest), "no inference runs above the loan");
+  check(network.level_requested() == top && network.level_used() == 0, "and tells so");
+  bool untouched = true;
+  for (size_t i = 0; i < spare.bytes; ++i) untouched = untouched && spare.data[i] == 0x5A;
+  check(untouched, "lent memory stays the application's");
+  network.reclaim();
+  check(network.level() == top && equal(infer(network, top), widest), "taken back explicitly");
+
+  check(network.spare(top).data == nullptr && network.level() == top, "the widest spares nothing");
+  check(network.spare(200).data == nullptr, "nor does a level that does not exist");
+
+  network.set_level(top);
+  fill(network);
+  Interrupt interrupt(network, 0, true);
+  network.invoke(&interrupt);
+  check(interrupt.lent.data == nullptr, "memory in use is not lent");
+  check(memcmp(network.output(), widest.bytes, sizeof(widest.bytes)) == 0, "the inference ends");
+  check(network.level() == 0, "but the cap holds from then on");
+  check(network.spare(0).data != nullptr, "and asking again gives it");
+  network.reclaim();
+}
+
 void check_two_networks() {
-  reds::Network first(a::plan, arena_a, sizeof(arena_a));
-  reds::Network second(b::plan, arena_b, sizeof(arena_b));
+  a::Network first(arena_a, sizeof(arena_a));
+  b::Network second(arena_b, sizeof(arena_b));
+  first.begin();
+  second.begin();
   const Output alone_a = infer(first, 1), alone_b = infer(second, 0);
-  first.set_level(1);
-  second.set_level(0);
-  fill(first);
-  fill(second);
-  first.start();
-  second.start();
-  for (uint16_t i = 0; i < first.step_count(); ++i) {  // same graph, so as many steps
-    first.run_step(i);
-    second.run_step(i);
+
+  constexpr size_t bytes = a::arena_bytes > b::arena_bytes ? a::arena_bytes : b::arena_bytes;
+  alignas(16) static int8_t shared[bytes];
+  a::Network third(shared, sizeof(shared));
+  b::Network fourth(shared, sizeof(shared));
+  third.begin();
+  fourth.begin();
+  for (int turn = 0; turn < 2; ++turn) {
+    check(equal(infer(third, 1), alone_a), "first of two in one arena");
+    check(equal(infer(fourth, 0), alone_b), "second of two in one arena");
   }
-  check(memcmp(first.output(), alone_a.bytes, sizeof(alone_a.bytes)) == 0, "first of two");
-  check(memcmp(second.output(), alone_b.bytes, sizeof(alone_b.bytes)) == 0, "second of two");
 }
 
 void check_quantization() {
-  reds::Network network(a::plan, arena_a, sizeof(arena_a));
+  a::Network network(arena_a, sizeof(arena_a));
   for (int q = -128; q <= 127; ++q) {
     const float real = a::input_scale * static_cast<float>(q - a::input_zero_point);
     check(network.quantize(real) == q, "quantize inverts");
@@ -112,6 +166,7 @@ void check_quantization() {
 int main() {
   check_arena();
   check_levels();
+  check_spare_memory();
   check_two_networks();
   check_quantization();
   return failures == 0 ? 0 : 1;

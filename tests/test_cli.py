@@ -46,7 +46,7 @@ def test_version_and_help() -> None:
         (("compile",), 2, "Missing argument"),
         (("compile", "m.h5", "--levels", "50,25"), 2, "must rise"),
         (("compile", "m.h5", "--budget", "time"), 2, "macs, ram, flash"),
-        (("compile", "m.h5", "--runtime", "tflm"), 2, "standalone"),
+        (("compile", "m.h5", "--runtime", "tf"), 2, "standalone"),
         (("compile", "m.h5", "--config", "none.toml"), 2, "none.toml"),
         (("compile", "missing.h5"), 3, "missing.h5"),
         (("analyze", "missing.h5"), 3, "missing.h5"),

@@ -70,7 +70,7 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
         ("max_ram_bytes = 0", "max-ram-bytes: 0"),
         ("budget = 'time'", "budget: 'time' is not one of macs, ram, flash"),
         ("board = 'uno'", "nano33ble"),
-        ("runtime = 'tflm'", "standalone"),
+        ("runtime = 'tf'", "standalone"),
     ],
 )
 def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from test_quantize import inputs, quantized
 
 from redsc import kernels, memory, plan, project, tflite, toolchain
+from redsc.config import CompileOptions
 from redsc.plan import Plan
 
 needs_compilers = pytest.mark.skipif(
@@ -20,10 +21,14 @@ needs_compilers = pytest.mark.skipif(
 ARDUINO = """
 #include <stddef.h>
 #include <stdint.h>
+#define F_CPU 64000000L
 struct SerialPort {
   void begin(unsigned long);
   explicit operator bool();
-  size_t print(const char*);
+  bool connected();
+  void send_nb(uint8_t*, uint32_t, uint32_t*, bool);
+  int available();
+  int read();
 };
 extern SerialPort Serial;
 unsigned long millis();
@@ -51,12 +56,13 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
     directory = tmp_path_factory.mktemp("emitted") / "project"
     directory.mkdir()
     tflites = [tflite.write(level) for level in network.levels]
-    project.write(directory, graph, device_plan, levels, tflites, "my {model}.h5")
+    options = CompileOptions(model=Path("my {model}.h5"))
+    project.write(directory, graph, device_plan, levels, tflites, options)
     return directory, device_plan
 
 
 def checksums(text: str) -> list[str]:
-    return re.findall(r"^level=\d+ .*crc32=([0-9a-f]{8})$", text, re.MULTILINE)
+    return re.findall(r"^crc level=\d+ .*output=([0-9a-f]{8}) sum=", text, re.MULTILINE)
 
 
 def test_documents(emitted: tuple[Path, Plan]) -> None:
@@ -102,15 +108,16 @@ def test_sketch_computes_the_same_here_and_on_the_emulator(
     qemu += ["-serial", "stdio", "-semihosting-config", "enable=on,target=native"]
     qemu += ["-icount", "shift=7", "-kernel", str(emulator.program)]
     device = subprocess.run(qemu, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert host.startswith("reds_benchmark version=1 levels=2 input_bytes=490 output_bytes=12\n")
+    assert host.startswith("reds version=1 board=host runtime=standalone sum=")
     assert len(checksums(host)) == 2
     assert checksums(host) == checksums(device)
-    assert "instructions" not in host
-    counts = [int(count) for count in re.findall(r" instructions=(\d+)", device)]
-    assert 0 < counts[0] < counts[1]
-    switches = [int(count) for count in re.findall(r"switch_instructions=(\d+)", device)]
-    assert switches[0] == switches[1] < 30
+    assert "clock unit=ns hz=1000000000" in host
+    counts = re.findall(r"^time level=\d n=3 min=(\d+) median=(\d+)", device, re.MULTILINE)
+    assert 0 < int(counts[0][0]) == int(counts[0][1]) < int(counts[1][0])
+    switches = re.findall(r"^switch level=\d n=1000 min=(\d+) .*max=(\d+)", device, re.MULTILINE)
+    assert {int(count) for pair in switches for count in pair} == {5}
     assert host.splitlines()[-1] == device.splitlines()[-1]
+    assert host.splitlines()[-1].startswith("result level=1 largest=")
 
 
 @needs_compilers

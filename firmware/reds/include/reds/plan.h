@@ -193,12 +193,19 @@ struct Plan {
   uint16_t slot_count;
   uint8_t level_count;
   uint32_t arena_bytes;   // of the widest level; every level fits
+  const uint32_t* level_arena_bytes;  // (level_count): each level uses the first so many bytes
   uint32_t input_offset;  // input and output lie at the same place at all levels
   uint32_t output_offset;
   uint32_t input_bytes;
   uint32_t output_bytes;
   Quantization input;
   Quantization output;
+};
+
+// What measuring and comparing need beside the plan; the linker drops it where nothing does.
+struct Description {
+  uint32_t crc32;                     // of the full network's .tflite file
+  const uint32_t* step_output_bytes;  // (level_count, step_count)
 };
 
 }  // namespace reds

@@ -2,6 +2,7 @@
 #if defined(ARDUINO)
 
 #include <Arduino.h>
+#include <string.h>
 
 #include "reds/board.h"
 
@@ -9,7 +10,7 @@ namespace reds {
 namespace board {
 namespace {
 
-constexpr unsigned long kBaud = 115200, kSerialWaitMilliseconds = 3000;
+constexpr unsigned long kBaud = 115200, kOpenWaitMilliseconds = 3000, kWriteWaitMilliseconds = 1000;
 
 volatile uint32_t* const kDebugControl = reinterpret_cast<volatile uint32_t*>(0xE000EDFC);
 volatile uint32_t* const kCycleControl = reinterpret_cast<volatile uint32_t*>(0xE0001000);
@@ -23,16 +24,34 @@ void open_serial() {
   is_open = true;
   Serial.begin(kBaud);
   const unsigned long start = millis();
-  while (!Serial && millis() - start < kSerialWaitMilliseconds) {
+  while (!Serial && millis() - start < kOpenWaitMilliseconds) {
   }
 }
 
 }  // namespace
 
+const char* name() { return "nano33ble"; }
+
+// Serial.print would wait for ever where a computer holds the line open and does not read.
 void write(const char* text) {
   open_serial();
-  Serial.print(text);
+  uint8_t* bytes = reinterpret_cast<uint8_t*>(const_cast<char*>(text));
+  uint32_t left = static_cast<uint32_t>(strlen(text));
+  const unsigned long start = millis();
+  while (left > 0 && Serial.connected() && millis() - start < kWriteWaitMilliseconds) {
+    uint32_t sent = 0;
+    Serial.send_nb(bytes, left, &sent, true);
+    bytes += sent;
+    left -= sent;
+  }
 }
+
+int read() {
+  open_serial();
+  return Serial.available() > 0 ? Serial.read() : -1;
+}
+
+bool connected() { return Serial.connected(); }
 
 uint32_t clock() {
   *kDebugControl |= kTraceEnable;
@@ -40,8 +59,13 @@ uint32_t clock() {
   return *kCycleCount;
 }
 
-// The counter counts cycles.
-uint32_t instructions_between(uint32_t start, uint32_t end) { return end - start; }
+uint32_t time_between(uint32_t start, uint32_t end) { return end - start; }
+
+const char* clock_unit() { return "cycles"; }
+
+uint32_t clock_hz() { return F_CPU; }
+
+bool serves(int, char**) { return true; }
 
 void exit(int) {
   for (;;) delay(1000);

@@ -10,6 +10,7 @@ enum Semihosting : uint32_t {
   kSysOpen = 0x01,
   kSysClose = 0x02,
   kSysWrite = 0x05,
+  kSysGetCommandLine = 0x15,
   kSysExitExtended = 0x20,
 };
 

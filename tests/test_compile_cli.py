@@ -34,6 +34,7 @@ LEVEL_KEYS = {
 }  # fmt: skip
 PROJECT = (
     "platformio.ini", "Makefile", "README.md", "src/main.cpp", "lib/reds/library.json",
+    "tools/flash.py",
     "lib/model/model.h", "model.tflite", "levels/level_0.tflite", "levels/level_1.tflite",
     "report/report.json", "report/summary.csv", "report/layers.csv", "report/levels.png",
 )  # fmt: skip

@@ -56,8 +56,11 @@ benchmarks: install  ## print how search and compile time grow
 emulator native: install  ## run the last compile's sketch on the emulator, or on this computer
 	$(OFFLINE) $(PROJECT) $@
 
-flash monitor: install  ## flash the last compile's sketch to a Nano 33 BLE; show what it prints
-	$(PROJECT) $@
+flash: install  ## flash the last compile's sketch to a Nano 33 BLE (PORT=... when there are several)
+	@$(BIN)/redsc flash $(BUILD) $(if $(PORT),--port "$(PORT)")
+
+monitor: install  ## show what the flashed board prints
+	@$(PROJECT) $@
 
 clean:  ## delete what compiling and testing made
 	rm -rf $(BUILD) dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

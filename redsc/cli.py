@@ -235,6 +235,27 @@ def bench(directory: Path, emulator: bool, port: str | None, as_json: bool) -> N
 
 @cli.command()
 @DIRECTORY
+@click.option("--port", metavar="P", help="The board's serial port, when there are several.")
+@click.option("--no-upload", is_flag=True, help="Only build and measure.")
+@JSON
+@_verbosity
+def flash(directory: Path, port: str | None, no_upload: bool, as_json: bool) -> None:
+    """Build for an Arduino Nano 33 BLE, show how full it gets, and flash it.
+
+    Runs DIRECTORY/tools/flash.py. The first build downloads the Arduino core.
+    """
+    from redsc import upload
+
+    options = [] if port is None else ["--port", port]
+    options += ["--no-upload"] if no_upload else []
+    options += ["--json"] if as_json else []
+    options += ["-v"] if log.isEnabledFor(logging.INFO) else []
+    options += ["-q"] if not log.isEnabledFor(logging.WARNING) else []
+    sys.exit(upload.run(directory, options))
+
+
+@cli.command()
+@DIRECTORY
 @JSON
 @_verbosity
 def report(directory: Path, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from redsc import (
+    boards,
     cost,
     data,
     importer,
@@ -49,12 +50,31 @@ class Samples:
     synthetic: bool
 
 
-def code_bytes(staging: Path, workspace: Path, device_plan: Plan) -> int | None:
-    """Flash of the user's sketch on the emulated board, without weights and tables."""
+@dataclass(frozen=True)
+class SketchSizes:
+    """Of the sketch built for the emulated board: flash without weights and tables, static RAM."""
+
+    code_bytes: int | None = None
+    static_ram_bytes: int | None = None
+
+
+def sketch_sizes(staging: Path, workspace: Path, device_plan: Plan) -> SketchSizes:
+    """Builds the user's sketch; nothing is known where a tool is missing."""
     if any(toolchain.find(tool) is None for tool in verify.EMULATOR_TOOLS):
-        return None
+        return SketchSizes()
     firmware = toolchain.build(staging, "emulator", workspace)
-    return firmware.flash_bytes - device_plan.weights_bytes - device_plan.tables_bytes
+    data_bytes = device_plan.weights_bytes + device_plan.tables_bytes
+    return SketchSizes(firmware.flash_bytes - data_bytes, firmware.ram_bytes)
+
+
+def board_facts(board: boards.Board, usage: boards.Usage) -> dict[str, Any]:
+    return {
+        "name": board.name,
+        "flash_bytes": board.flash_bytes,
+        "ram_bytes": board.ram_bytes,
+        "estimated_flash_used_bytes": usage.flash_bytes,
+        "estimated_ram_used_bytes": usage.ram_bytes,
+    }
 
 
 def level_costs(

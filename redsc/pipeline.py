@@ -110,7 +110,9 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     for step in device_plan.steps:
         log.info("%s runs %s", step.name, step.kernel)
     data_bytes = device_plan.weights_bytes + device_plan.tables_bytes
-    boards.check_fits(boards.BOARDS[options.board], max(device_plan.arena_bytes), data_bytes)
+    board, arena_bytes = boards.BOARDS[options.board], max(device_plan.arena_bytes)
+    usage = boards.estimate(board, data_bytes, arena_bytes)
+    boards.check_fits(board, data_bytes, arena_bytes, usage)
 
     levels = measure.level_costs(network, graph, arenas)
     with (
@@ -125,7 +127,12 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         code_bytes = None
         if options.verify:
             ladder = verify.climb(staging, Path(workspace), tflites, inputs, progress)
-            code_bytes = measure.code_bytes(staging, Path(workspace), device_plan)
+            sketch = measure.sketch_sizes(staging, Path(workspace), device_plan)
+            code_bytes = sketch.code_bytes
+            usage = boards.estimate(
+                board, data_bytes, arena_bytes, code_bytes, sketch.static_ram_bytes
+            )
+            boards.check_fits(board, data_bytes, arena_bytes, usage)
         progress.stage("measure accuracy")
         quality = measure.quality(network, tflites, ladder, dataset, samples, progress)
 
@@ -151,6 +158,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
                 "code_bytes": code_bytes,
                 "total_bytes": None if code_bytes is None else data_bytes + code_bytes,
             },
+            "board": measure.board_facts(board, usage),
             "search": {
                 "solver": found.solver,
                 "seconds": round(found.seconds, 3),

@@ -27,7 +27,7 @@ TEMPLATES = {
     "README.md.jinja": "README.md",
     "main.cpp.jinja": "src/main.cpp",
 }
-COPIED = {"reds": "lib/reds", "platforms": "platforms"}
+COPIED = {"reds": "lib/reds", "platforms": "platforms", "tools": "tools"}
 """Folders of firmware/ and where they go."""
 
 

@@ -165,6 +165,8 @@ def _draw(report: Json, console: Any) -> None:
     for row in rows(report):
         table.add_row(*row)
     console.print(table)
+    for line in _bars(report):
+        console.print(line, markup=False, soft_wrap=True)
     proof = "proven optimal" if search["proven_optimal"] else f"gap {search['gap']:.2%}"
     lines = (
         f"flash   weights {_number(flash['weights_bytes'])} B + tables "
@@ -176,6 +178,26 @@ def _draw(report: Json, console: Any) -> None:
         console.print(line, markup=False, soft_wrap=True)
     for warning in report["warnings"]:
         console.print(f"warning {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _bars(report: Json) -> list[str]:
+    """How full the board will be; nothing for a report that an earlier redsc wrote."""
+    if "board" not in report:
+        return []
+    board = report["board"]
+    return [
+        bar(name, board[f"estimated_{kind}_used_bytes"], board[f"{kind}_bytes"], "estimate")
+        for name, kind in (("Flash", "flash"), ("RAM", "ram"))
+    ]
+
+
+def bar(name: str, used: int, total: int, mark: str) -> str:
+    """One line that shows how full a memory is; `mark` says where the figure is from.
+
+    tools/flash.py of an emitted project, which works without redsc, prints the same.
+    """
+    full = "=" * min(10, round(10 * used / total))
+    return f"{name:5} [{full:10}] {100 * used / total:5.1f} %  {used:>7,} of {total:,} B  {mark}"
 
 
 def _code(flash: Json) -> str:

@@ -33,7 +33,7 @@ def test_help_does_not_wait_for_tensorflow() -> None:
 
 def test_version_and_help() -> None:
     assert run("--version").stdout.strip().endswith(redsc.__version__)
-    for command in ("analyze", "compile", "verify", "bench", "report", "doctor"):
+    for command in ("analyze", "compile", "verify", "bench", "flash", "report", "doctor"):
         result = run(command, "--help")
         assert result.returncode == 0
         assert "Usage: redsc" in result.stdout
@@ -54,6 +54,7 @@ def test_version_and_help() -> None:
         (("verify", "nowhere"), 2, "nowhere: is no build"),
         (("bench", "nowhere", "--emulator"), 2, "report.json"),
         (("bench", "nowhere"), 2, "--emulator"),
+        (("flash", "nowhere"), 2, "nowhere: is no build"),
     ],
 )
 def test_errors_are_one_message_and_a_code(

@@ -34,6 +34,7 @@ LEVEL_KEYS = {
 }  # fmt: skip
 PROJECT = (
     "platformio.ini", "Makefile", "README.md", "src/main.cpp", "lib/reds/library.json",
+    "tools/flash.py",
     "lib/model/model.h", "model.tflite", "levels/level_0.tflite", "levels/level_1.tflite",
     "report/report.json", "report/summary.csv", "report/layers.csv", "report/levels.png",
 )  # fmt: skip
@@ -77,6 +78,12 @@ def test_the_output_is_complete(built: Path, model: Path) -> None:
         assert set(level["emulator"]) == {"instructions", "switch_instructions"}
         assert set(level["fidelity"]) == {"sqnr_db", "argmax_agreement"}
     assert set(report["flash"]) == {"weights_bytes", "tables_bytes", "code_bytes", "total_bytes"}
+    board = report["board"]
+    assert (board["name"], board["flash_bytes"], board["ram_bytes"]) == (
+        "nano33ble", 983_040, 262_144,
+    )  # fmt: skip
+    assert board["estimated_flash_used_bytes"] > report["flash"]["tables_bytes"] + 85_328
+    assert board["estimated_ram_used_bytes"] > report["levels"][1]["arena_bytes"] + 47_112
     assert set(report["search"]) == {"solver", "seconds", "proven_optimal", "gap"}
     assert set(report["model"]) >= {"path", "sha256", "parameters", "macs"}
     assert any("accuracy is unmeasured" in warning for warning in report["warnings"])
@@ -99,7 +106,20 @@ def test_report_prints_what_compile_wrote(built: Path) -> None:
     )
     text = run("report", built).stdout
     assert "bit-exact" in text
+    assert re.search(r"^Flash \[=* *\] +\d+\.\d % +[\d,]+ of 983,040 B  estimate$", text, re.M)
+    assert re.search(r"^RAM   \[=* *\] +\d+\.\d % +[\d,]+ of 262,144 B  estimate$", text, re.M)
     assert "accuracy is unmeasured" in text
+
+
+def test_a_report_of_before_the_board_was_told_still_prints(built: Path, tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    report = json.loads((built / "report" / "report.json").read_text())
+    del report["board"]
+    (tmp_path / "report" / "report.json").write_text(json.dumps(report))
+    result = run("report", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "bit-exact" in result.stdout
+    assert "estimate" not in result.stdout
 
 
 def test_a_terminal_that_knows_ascii_alone_gets_a_report(
@@ -170,6 +190,8 @@ cli.cli(["verify", {str(built)!r}], standalone_mode=False)
         lambda report: report.pop("levels"),
         lambda report: report.update(levels=[{}]),
         lambda report: report.update(search=None),
+        lambda report: report["board"].update(ram_bytes="all"),
+        lambda report: report["board"].pop("estimated_flash_used_bytes"),
         lambda report: report["levels"][1].update(macs="many"),
         lambda report: report["levels"][0].pop("level"),
         lambda report: report.update(warnings=7),

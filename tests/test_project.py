@@ -94,6 +94,21 @@ def test_make_names_what_is_missing(emitted: tuple[Path, Plan]) -> None:
     assert "pip install platformio" in finished.stderr
 
 
+@pytest.mark.parametrize("target", ["flash", "monitor"])
+def test_make_flashes_with_the_projects_own_script(emitted: tuple[Path, Plan], target: str) -> None:
+    command = ["make", target, "PIO=no-such-pio", "PORT=/dev/ttyACM9"]
+    shown = subprocess.run(
+        [*command, "-n"], cwd=emitted[0], capture_output=True, text=True, check=True
+    ).stdout
+    assert '--port "/dev/ttyACM9"' in shown
+    finished = subprocess.run(command, cwd=emitted[0], capture_output=True, text=True, check=False)
+    assert finished.returncode != 0
+    assert finished.stderr.splitlines()[0] == (
+        "flash: error: PlatformIO not found; install it with: python3 -m pip install platformio"
+    )
+    assert "Error 5" in finished.stderr
+
+
 @needs_compilers
 @pytest.mark.slow
 def test_sketch_computes_the_same_here_and_on_the_emulator(

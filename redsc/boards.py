@@ -51,6 +51,9 @@ class Usage:
     flash_bytes: int
     ram_bytes: int
 
+    def plus(self, flash_bytes: int, ram_bytes: int) -> Usage:
+        return Usage(self.flash_bytes + flash_bytes, self.ram_bytes + ram_bytes)
+
 
 def estimate(
     board: Board,

@@ -24,6 +24,7 @@ from redsc import (
     runner,
     tf_network,
     tflite,
+    tflm,
     toolchain,
     verify,
 )
@@ -65,6 +66,15 @@ def sketch_sizes(staging: Path, workspace: Path, device_plan: Plan) -> SketchSiz
     firmware = toolchain.build(staging, "emulator", workspace)
     data_bytes = device_plan.weights_bytes + device_plan.tables_bytes
     return SketchSizes(firmware.flash_bytes - data_bytes, firmware.ram_bytes)
+
+
+def runtime_facts(name: str, plan: Plan, model: tflm.TflmModel | None) -> dict[str, Any]:
+    """What runs the ops on the board, and the arena the sketch gives it."""
+    return {
+        "name": name,
+        "arena_bytes": max(plan.arena_bytes) if model is None else model.arena_bytes,
+        "flatbuffer_bytes": None if model is None else len(model.flatbuffer),
+    }
 
 
 def board_facts(board: boards.Board, usage: boards.Usage) -> dict[str, Any]:

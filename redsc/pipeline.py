@@ -38,6 +38,7 @@ from redsc import (
     report,
     tf_network,
     tflite,
+    tflm,
     verify,
 )
 from redsc.config import DEFAULT_LEVELS, CompileOptions
@@ -50,6 +51,7 @@ from redsc.errors import (
     VerificationError,
 )
 from redsc.measure import Samples
+from redsc.plan_structs import Plan
 from redsc.progress import Progress
 from redsc.quantize import FloatLevel
 from redsc.quantized import QuantizedNetwork
@@ -110,8 +112,9 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     for step in device_plan.steps:
         log.info("%s runs %s", step.name, step.kernel)
     data_bytes = device_plan.weights_bytes + device_plan.tables_bytes
+    tflm_model = tflm.build(device_plan, tflites[-1]) if options.runtime == "tflm" else None
     board, arena_bytes = boards.BOARDS[options.board], max(device_plan.arena_bytes)
-    usage = boards.estimate(board, data_bytes, arena_bytes)
+    usage = _usage(board, device_plan, tflm_model)
     boards.check_fits(board, data_bytes, arena_bytes, usage)
 
     levels = measure.level_costs(network, graph, arenas)
@@ -120,7 +123,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         tempfile.TemporaryDirectory(prefix="redsc_") as workspace,
     ):
         progress.stage("write the project")
-        project.write(staging, network.graph, device_plan, levels, tflites, options)
+        project.write(staging, network.graph, device_plan, tflm_model, levels, tflites, options)
         inputs = _verification_inputs(network, samples, options.seed)
         project.write_inputs(staging, inputs)
         ladder = verify.Ladder(tuple(verify.Verdict() for _ in levels))
@@ -129,9 +132,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             ladder = verify.climb(staging, Path(workspace), tflites, inputs, progress)
             sketch = measure.sketch_sizes(staging, Path(workspace), device_plan)
             code_bytes = sketch.code_bytes
-            usage = boards.estimate(
-                board, data_bytes, arena_bytes, code_bytes, sketch.static_ram_bytes
-            )
+            usage = _usage(board, device_plan, tflm_model, sketch)
             boards.check_fits(board, data_bytes, arena_bytes, usage)
         progress.stage("measure accuracy")
         quality = measure.quality(network, tflites, ladder, dataset, samples, progress)
@@ -158,6 +159,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
                 "code_bytes": code_bytes,
                 "total_bytes": None if code_bytes is None else data_bytes + code_bytes,
             },
+            "runtime": measure.runtime_facts(options.runtime, device_plan, tflm_model),
             "board": measure.board_facts(board, usage),
             "search": {
                 "solver": found.solver,
@@ -171,6 +173,25 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         project.write_report(staging, result, measure.layers_csv(network))
         progress.stage(f"put {options.output} in place")
     return result
+
+
+def _usage(
+    board: boards.Board,
+    device_plan: Plan,
+    tflm_model: tflm.TflmModel | None,
+    sketch: measure.SketchSizes | None = None,
+) -> boards.Usage:
+    """What the board's memories will hold, by what is known so far."""
+    sketch = sketch or measure.SketchSizes()
+    data_bytes = device_plan.weights_bytes + device_plan.tables_bytes
+    usage = boards.estimate(
+        board, data_bytes, max(device_plan.arena_bytes), sketch.code_bytes, sketch.static_ram_bytes
+    )
+    if tflm_model is None:
+        return usage
+    return usage.plus(
+        tflm_model.extra_flash_bytes(device_plan), tflm_model.extra_ram_bytes(device_plan)
+    )
 
 
 def _refuse_warnings(

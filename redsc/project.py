@@ -17,9 +17,10 @@ import jinja2
 import numpy as np
 
 import redsc
-from redsc import emit, ir, plots, report, resources, tflm
+from redsc import emit, ir, plots, report, resources
 from redsc.config import CompileOptions
 from redsc.plan import Plan
+from redsc.tflm import TflmModel
 
 TEMPLATES = {
     "platformio.ini.jinja": "platformio.ini",
@@ -35,15 +36,16 @@ def write(
     directory: Path,
     graph: ir.Graph,
     plan: Plan,
+    tflm_model: TflmModel | None,
     levels: Sequence[Mapping[str, Any]],
     tflites: Sequence[bytes],
     options: CompileOptions,
 ) -> None:
     """The firmware project and the .tflite files, into an empty directory.
 
-    `levels` are the report's, of which README.md prints a few keys.
+    With `tflm_model` the board runs TensorFlow Lite Micro. `levels` are the report's, of which
+    README.md prints a few keys.
     """
-    tflm_model = tflm.build(plan, tflites[-1]) if options.runtime == "tflm" else None
     files = emit.emit_model(plan, crc32=zlib.crc32(tflites[-1]), tflm=tflm_model)
     files.update(_render(graph, levels, options))
     for path, text in files.items():

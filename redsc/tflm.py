@@ -21,6 +21,9 @@ _OP_BYTES = 32
 _TENSOR_BYTES = 12
 _PLANNING_TENSOR_BYTES = 28
 
+CODE_BYTES = 28_000
+"""Flash of the interpreter and its glue on Cortex-M4, about: docs/performance.md has figures."""
+
 
 @dataclass(frozen=True, eq=False)
 class TflmModel:
@@ -36,6 +39,14 @@ class TflmModel:
     step_tensors: tuple[int, ...]
     weights_offsets: tuple[int, ...]
     arena_bytes: int
+
+    def extra_flash_bytes(self, plan: Plan) -> int:
+        """About what this takes beyond the standalone runtime, whose weights it holds."""
+        return len(self.flatbuffer) - plan.weights_bytes + CODE_BYTES
+
+    def extra_ram_bytes(self, plan: Plan) -> int:
+        """What this takes beyond the standalone runtime."""
+        return self.arena_bytes - max(plan.arena_bytes)
 
 
 def build(plan: Plan, flatbuffer: bytes) -> TflmModel:

@@ -61,6 +61,11 @@ def find(tool: str) -> Path | None:
     return None if found is None else Path(found)
 
 
+def offers_tflm() -> bool:
+    """Whether there is a TFLite Micro library to build with; which it is, the build finds out."""
+    return bool(os.environ.get(TFLM_VARIABLE))
+
+
 def require(*tools: str) -> None:
     """Raises ToolchainError naming every tool that is missing and the line that installs them."""
     missing = [tool for tool in tools if find(tool) is None]

@@ -17,18 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from redsc import oracle, output, runner, tflite, toolchain
+from redsc import emit, oracle, output, runner, tflite, toolchain
 from redsc.errors import UsageError, VerificationError
 from redsc.progress import Progress
 
 HOST_INPUTS = 50
 EMULATOR_INPUTS = 8
 
-TFLM, HOST, EMULATOR = "tflm", "host", "emulator"
+TFLM, HOST, EMULATOR, EMULATOR_TFLM = "tflm", "host", "emulator", "emulator_tflm"
 RUNG_NAMES = {
     TFLM: "the TFLite Micro interpreter",
     HOST: "the host's kernels",
     EMULATOR: "the emulated Cortex-M4",
+    EMULATOR_TFLM: "the emulated Cortex-M4 under TFLite Micro",
 }
 EMULATOR_TOOLS = ("arm-none-eabi-g++", "qemu-system-arm")
 
@@ -43,6 +44,7 @@ class Verdict:
     tflm: bool | None = None
     host: bool | None = None
     emulator: bool | None = None
+    emulator_tflm: bool | None = None
     instructions: int | None = None
     switch_instructions: int | None = None
 
@@ -62,10 +64,13 @@ def climb(
     tflites: Sequence[bytes],
     inputs: np.ndarray,
     progress: Progress,
+    *,
+    with_tflm: bool = False,
 ) -> Ladder:
     """Build an emitted project and compare every level on int8 `inputs` (samples, *shape).
 
-    Objects and programs go to `workspace`. Raises VerificationError at the first difference,
+    `with_tflm` adds the emulator under TFLite Micro, which takes minutes to build once. Objects
+    and programs go to `workspace`. Raises VerificationError at the first difference,
     ToolchainError when an installed tool fails.
     """
     interface = tflite.interface(tflites)
@@ -103,6 +108,12 @@ def climb(
         counts = runner.run_emulator(program, interface, inputs[:EMULATOR_INPUTS], trace=True)
         rungs[EMULATOR] = [run.tensors for run in counts if run is not None]
         compare(rungs, HOST if HOST in rungs else TFLM, EMULATOR)
+        if with_tflm:
+            progress.stage("verify on the emulator under TFLite Micro")
+            program = toolchain.build(project, "verify_emulator_tflm", workspace).program
+            runs = runner.run_emulator(program, interface, inputs[:EMULATOR_INPUTS], trace=True)
+            rungs[EMULATOR_TFLM] = [run.tensors for run in runs]
+            compare(rungs, EMULATOR, EMULATOR_TFLM)
     verdict = {name: True if name in rungs and len(rungs) > 1 else None for name in RUNG_NAMES}
     return Ladder(
         tuple(
@@ -158,12 +169,15 @@ def _interpret(level: int, data: bytes, inputs: np.ndarray, interface: tflite.In
 def verify_build(directory: Path, progress: Progress) -> dict[str, Any]:
     """Climb the ladder again for an existing build: the same inputs `compile` used.
 
-    Returns verdicts as JSON-ready data. Nothing in the directory changes.
+    Where PLATFORMIO_LIB_EXTRA_DIRS offers a TFLite Micro library, and the build is for one, the
+    emulator runs under it too. Returns verdicts as JSON-ready data. Nothing in the directory
+    changes.
     """
     tflites = read_levels(directory)
     inputs = read_inputs(directory, tflite.interface(tflites))
     with tempfile.TemporaryDirectory(prefix="redsc_verify_") as workspace:
-        ladder = climb(directory, Path(workspace), tflites, inputs, progress)
+        with_tflm = toolchain.offers_tflm() and (directory / "lib/model" / emit.TFLM_FILE).is_file()
+        ladder = climb(directory, Path(workspace), tflites, inputs, progress, with_tflm=with_tflm)
     return {
         "levels": [
             {"level": number, **asdict(verdict)} for number, verdict in enumerate(ladder.verdicts)
@@ -219,10 +233,12 @@ def print_verdicts(verdicts: Mapping[str, Any]) -> None:
 
     words = {True: "equal", False: "DIFFERENT", None: "–"}
     table = Table(title=f"{verdicts['inputs']} inputs, every tensor", title_justify="left")
-    for column in ("level", *RUNG_NAMES):
+    levels = verdicts["levels"]
+    names = [n for n in RUNG_NAMES if n != EMULATOR_TFLM or levels[0][n] is not None]
+    for column in ("level", *names):
         table.add_column(column)
-    for level in verdicts["levels"]:
-        table.add_row(str(level["level"]), *(words[level[name]] for name in RUNG_NAMES))
+    for level in levels:
+        table.add_row(str(level["level"]), *(words[level[name]] for name in names))
     console = Console(highlight=False)
     console.print(table)
     for warning in verdicts["warnings"]:

@@ -10,7 +10,7 @@ import graphs as reference
 import pytest
 from test_quantize import inputs, quantized
 
-from redsc import kernels, memory, plan, project, tflite, toolchain
+from redsc import kernels, memory, plan, project, tflite, tflm, toolchain
 from redsc.config import CompileOptions
 from redsc.plan import Plan
 
@@ -57,7 +57,8 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
     directory.mkdir()
     tflites = [tflite.write(level) for level in network.levels]
     options = CompileOptions(model=Path("my {model}.h5"))
-    project.write(directory, graph, device_plan, levels, tflites, options)
+    tflm_model = tflm.build(device_plan, tflites[-1])
+    project.write(directory, graph, device_plan, tflm_model, levels, tflites, options)
     return directory, device_plan
 
 

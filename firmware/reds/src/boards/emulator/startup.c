@@ -28,14 +28,17 @@ void reds_reset(void) {
   reds_board_exit(main(0, 0));
 }
 
-// Stack, reset, then NMI ... SysTick: nothing here uses interrupts, so all others are faults.
+// A program may have its own.
+__attribute__((weak)) void SysTick_Handler(void) { reds_board_fault(); }
+
+// Stack, reset, then NMI ... SysTick: the library uses no interrupts, so all others are faults.
 __attribute__((section(".reds_vectors"), used)) static const void* const vectors[16] = {
     &reds_stack_top,          (const void*)&reds_reset,       (const void*)&reds_board_fault,
     (const void*)&reds_board_fault, (const void*)&reds_board_fault, (const void*)&reds_board_fault,
     (const void*)&reds_board_fault, (const void*)&reds_board_fault, (const void*)&reds_board_fault,
     (const void*)&reds_board_fault, (const void*)&reds_board_fault, (const void*)&reds_board_fault,
     (const void*)&reds_board_fault, (const void*)&reds_board_fault, (const void*)&reds_board_fault,
-    (const void*)&reds_board_fault,
+    (const void*)&SysTick_Handler,
 };
 
 #endif

@@ -157,6 +157,12 @@ def analyze(model: Path, as_json: bool) -> None:
     metavar="tflm|standalone",
     help="What runs the network on the board.  [default: tflm]",
 )
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Namespace and header of the network in C++; two networks in one firmware need two.  "
+    "[default: model]",
+)
 @click.option("--board", metavar="nano33ble", help="Target board.  [default: nano33ble]")
 @click.option(
     "--config",

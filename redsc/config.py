@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from redsc import emit
 from redsc.boards import BOARDS
 from redsc.errors import UsageError
 
@@ -49,6 +50,7 @@ class CompileOptions:
     seed: int = 0
     runtime: str = "tflm"
     board: str = "nano33ble"
+    name: str = "model"
     verify: bool = True
     strict: bool = False
 
@@ -156,6 +158,11 @@ def _check(options: CompileOptions) -> None:
         value = getattr(options, name)
         if value not in allowed:
             raise UsageError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+    if not emit.is_namespace(options.name):
+        raise UsageError(
+            f"name: {options.name!r} cannot be a C++ namespace of its own; use small letters, "
+            "digits and underscores, a letter first"
+        )
     limits = ("max_ram_bytes", "max_flash_bytes", "channel_step", "min_width")
     for name in limits:
         value = getattr(options, name)

@@ -19,7 +19,21 @@ from redsc.tflm import TflmModel
 
 MODEL_FILES = ("model.h", "model_plan.cc", "model_weights.cc")
 TFLM_FILE = "model_tflm.cc"
+"""Templates; in the project the network's name stands for "model"."""
+
 NUMBERS_PER_LINE = 20
+
+_TAKEN_WORDS = (
+    "reds std tflite main arduino mbed alignas alignof and and_eq asm auto bitand bitor bool break "
+    "case catch char class compl const constexpr const_cast continue decltype default delete do "
+    "double dynamic_cast else enum explicit export extern false float for friend goto if inline "
+    "int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private "
+    "protected public register reinterpret_cast return short signed sizeof static static_assert "
+    "static_cast struct switch template this thread_local throw true try typedef typeid typename "
+    "union unsigned using virtual void volatile wchar_t while xor xor_eq linux unix"
+)
+"""Of C++, and names that the libraries beside a network have."""
+
 C_TYPES = {"int8": "int8_t", "int32": "int32_t", "uint32": "uint32_t"}
 
 OVERREAD_BYTES = 3
@@ -34,7 +48,7 @@ def emit_model(
     `name` becomes the C++ namespace: letters, digits and underscores. `crc32` is that of the full
     network's .tflite. With `tflm` the files serve TensorFlow Lite Micro too.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not is_namespace(name):
         raise ValueError(f"{name!r} is no C++ namespace")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(resources.templates_dir()),
@@ -54,7 +68,7 @@ def emit_model(
     )
     environment.globals.update(overread_bytes=OVERREAD_BYTES)
     files = MODEL_FILES if tflm is None else (*MODEL_FILES, TFLM_FILE)
-    paths = {f"{file}.jinja": f"lib/model/{file}" for file in files}
+    paths = {f"{file}.jinja": f"lib/{name}/{file.replace('model', name)}" for file in files}
     paths["verify_main.cpp.jinja"] = "verify/main.cpp"
     return {
         path: environment.get_template(template).render(
@@ -62,6 +76,11 @@ def emit_model(
         )
         for template, path in paths.items()
     }
+
+
+def is_namespace(name: str) -> bool:
+    """Whether a network may have this name: it becomes a C++ namespace, a folder and a header."""
+    return bool(re.fullmatch(r"[a-z][a-z0-9_]*", name)) and name not in _TAKEN_WORDS.split()
 
 
 def initializer(value: Any) -> str:

@@ -46,7 +46,7 @@ def write(
     With `tflm_model` the board runs TensorFlow Lite Micro. `levels` are the report's, of which
     README.md prints a few keys.
     """
-    files = emit.emit_model(plan, crc32=zlib.crc32(tflites[-1]), tflm=tflm_model)
+    files = emit.emit_model(plan, options.name, crc32=zlib.crc32(tflites[-1]), tflm=tflm_model)
     files.update(_render(graph, levels, options))
     for path, text in files.items():
         target = directory / path
@@ -76,7 +76,7 @@ def _render(
         "project": re.sub(r"[^A-Za-z0-9_.-]", "_", options.model.stem) or "model",
         "redsc_version": redsc.__version__,
         "model_file": re.sub(r"[^A-Za-z0-9_. -]", "_", options.model.name),
-        "name": "model",
+        "name": options.name,
         "tflm": options.runtime == "tflm",
         "levels": levels,
         "input_rescale": _per_channel(graph.input.rescale, graph.input),

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from redsc import emit, oracle, output, runner, tflite, toolchain
+from redsc import oracle, output, runner, tflite, toolchain
 from redsc.errors import UsageError, VerificationError
 from redsc.progress import Progress
 
@@ -176,7 +176,7 @@ def verify_build(directory: Path, progress: Progress) -> dict[str, Any]:
     tflites = read_levels(directory)
     inputs = read_inputs(directory, tflite.interface(tflites))
     with tempfile.TemporaryDirectory(prefix="redsc_verify_") as workspace:
-        with_tflm = toolchain.offers_tflm() and (directory / "lib/model" / emit.TFLM_FILE).is_file()
+        with_tflm = toolchain.offers_tflm() and _is_for_tflm(directory)
         ladder = climb(directory, Path(workspace), tflites, inputs, progress, with_tflm=with_tflm)
     return {
         "levels": [
@@ -185,6 +185,10 @@ def verify_build(directory: Path, progress: Progress) -> dict[str, Any]:
         "inputs": len(inputs),
         "warnings": list(ladder.warnings),
     }
+
+
+def _is_for_tflm(directory: Path) -> bool:
+    return any(name.endswith("_tflm.cc") for name in output.written_files(directory))
 
 
 def read_levels(directory: Path) -> list[bytes]:

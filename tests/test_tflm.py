@@ -41,7 +41,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("workspace")
 
 
-def emit(network: QuantizedNetwork, directory: Path, program: str | None = None) -> Plan:
+def emit(
+    network: QuantizedNetwork, directory: Path, program: str | None = None, name: str = "model"
+) -> Plan:
     """An emitted project, whose verification program may be another one."""
     plan = plan_of(network)
     tflites = [tflite.write(level) for level in network.levels]
@@ -51,9 +53,8 @@ def emit(network: QuantizedNetwork, directory: Path, program: str | None = None)
     ]
     directory.mkdir()
     model = tflm.build(plan, tflites[-1])
-    project.write(
-        directory, network.graph, plan, model, levels, tflites, CompileOptions(Path("m.h5"))
-    )
+    options = CompileOptions(Path("m.h5"), name=name)
+    project.write(directory, network.graph, plan, model, levels, tflites, options)
     if program is not None:
         shutil.copy(HERE / program, directory / "verify" / "main.cpp")
     return plan
@@ -128,6 +129,19 @@ def test_an_arena_too_small_is_a_status(name: str, tmp_path: Path, workspace: Pa
     (arena,) = numbers(run_program(program), "arena")
     assert arena["used"] <= arena["enough"] <= arena["have"]
     assert arena["have"] - arena["enough"] < 600
+
+
+@needs_emulator
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", RUNTIMES)
+def test_two_networks_share_an_arena(environment: str, tmp_path: Path, workspace: Path) -> None:
+    needs_library(environment)
+    for name, seed in (("model", 3), ("other", 4)):
+        kind = "ds_cnn" if name == "model" else "branches"
+        network = random_network(NETWORKS[kind](), seed)
+        emit(network, tmp_path / name, "two_networks_test.cc", name)
+    shutil.copytree(tmp_path / "other/lib/other", tmp_path / "model/lib/other")
+    run_program(toolchain.build(tmp_path / "model", environment, workspace).program)
 
 
 def test_the_variable_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,24 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from redsc import report, runner, tflite, toolchain, verify
-from redsc.errors import UsageError
 from redsc.progress import Progress
 
 
 def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
     """JSON-ready figures of one inference per level; nothing in the directory changes.
 
-    Instructions are exact and repeatable, and depend on the input only where a kernel does
-    (Softmax). Raises ToolchainError when compiler or emulator is missing.
+    Instructions are exact and repeatable, and depend on the input, the pattern that a board
+    measures with too, only where a kernel does (Softmax). Raises ToolchainError when compiler or
+    emulator is missing.
     """
     result = report.read(directory)
     toolchain.require(*verify.EMULATOR_TOOLS)
     tflites = verify.read_levels(directory)
-    if len(result["levels"]) != len(tflites):
-        raise UsageError(
-            f"{directory}: its report tells of {len(result['levels'])} levels, {len(tflites)} are "
-            "there; compile again"
-        )
+    report.check_levels(directory, result, len(tflites))
     interface = tflite.interface(tflites)
     inputs = verify.read_inputs(directory, interface)[:1]
     with tempfile.TemporaryDirectory(prefix="redsc_bench_") as workspace:

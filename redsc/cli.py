@@ -219,24 +219,75 @@ def verify(directory: Path, as_json: bool) -> None:
 
 @cli.command()
 @DIRECTORY
-@click.option("--emulator", is_flag=True, help="Measure on the emulated Cortex-M4.")
-@click.option("--port", metavar="P", help="Measure on a board at this serial port.")
+@click.option("--emulator", is_flag=True, help="Count instructions on the emulated Cortex-M4.")
+@click.option(
+    "--port",
+    metavar="P|auto",
+    help="Measure on the board at this serial port, and compare its outputs.",
+)
+@click.option("--host", is_flag=True, help="Time LiteRT with XNNPACK on this computer.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads of --host.  [default: 1]",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Inputs that --port sends to the board.  [default: 2]",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Seconds that --port waits for a silent board.  [default: 5, more for large networks]",
+)
 @JSON
 @_verbosity
-def bench(directory: Path, emulator: bool, port: str | None, as_json: bool) -> None:
-    """Measure every level and print the table."""
-    from redsc import bench
+def bench(
+    directory: Path,
+    emulator: bool,
+    port: str | None,
+    host: bool,
+    threads: int | None,
+    samples: int | None,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Measure every level and print the table.
 
-    if port is not None:
-        raise UsageError("bench: --port is not available in this version; use --emulator")
-    if not emulator:
-        raise UsageError("bench: say where to measure: --emulator")
+    --port also writes DIR/bench/: JSON, CSV and plots.
+    """
+    from redsc import bench, bench_files, board_bench, host_bench
+
+    if sum((emulator, port is not None, host)) != 1:
+        raise UsageError("bench: say where to measure: --emulator, --port P or --host")
+    if threads is not None and not host:
+        raise UsageError("bench: --threads goes with --host")
+    if port is None and (samples is not None or timeout is not None):
+        raise UsageError("bench: --samples and --timeout go with --port")
     with Progress() as progress:
-        result = bench.on_emulator(directory, progress)
+        if port is not None:
+            count = board_bench.SAMPLES if samples is None else samples
+            result = board_bench.on_board(directory, port, progress, count, timeout)
+        elif host:
+            result = host_bench.on_host(directory, progress, threads or 1)
+        else:
+            result = bench.on_emulator(directory, progress)
     if as_json:
         _print_json(result)
+    elif port is not None:
+        bench_files.print_tables(result)
+    elif host:
+        host_bench.print_table(result)
     else:
         bench.print_table(result)
+    if port is not None:  # after printing: a full disk does not take the figures along
+        folder = bench_files.save(directory, result)
+        if not as_json:
+            click.echo(f"wrote {folder}")
 
 
 @cli.command()

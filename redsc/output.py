@@ -70,6 +70,30 @@ def transaction(directory: Path) -> Iterator[Path]:
         )
 
 
+def put_files(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Puts files of their own, by POSIX path, into an existing build: all of them or none.
+
+    They are not in the manifest, so the next compile keeps them as the user's. Raises UsageError
+    when the disk refuses or another redsc is writing `directory`.
+    """
+    directory = directory.resolve()
+    drafts: dict[Path, Path] = {}
+    with _explained(directory), _lock(directory):
+        try:
+            for name, content in files.items():
+                path = directory / name
+                path.parent.mkdir(exist_ok=True)
+                drafts[path] = path.with_name(f".{path.name}.redsc-new")
+                drafts[path].write_bytes(content)
+            for path, draft in drafts.items():
+                draft.replace(path)
+        finally:
+            for path, draft in drafts.items():
+                draft.unlink(missing_ok=True)
+                with suppress(OSError):  # only a folder that got nothing is empty
+                    path.parent.rmdir()
+
+
 def has_content(path: Path, sha256: str | None) -> bool:
     """Whether a file, not a link, has this content."""
     return path.is_file() and not path.is_symlink() and _sha256(path) == sha256

@@ -21,6 +21,7 @@ from redsc import (
     data,
     finetune,
     flash,
+    golden,
     groups,
     importance,
     importer,
@@ -134,6 +135,8 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             code_bytes = sketch.code_bytes
             usage = _usage(board, device_plan, tflm_model, sketch)
             boards.check_fits(board, data_bytes, arena_bytes, usage)
+        if ladder.outputs is not None:
+            project.write_outputs(staging, ladder.outputs)
         progress.stage("measure accuracy")
         quality = measure.quality(network, tflites, ladder, dataset, samples, progress)
 
@@ -332,11 +335,13 @@ def _quantize(
 
 
 def _verification_inputs(network: QuantizedNetwork, samples: Samples, seed: int) -> np.ndarray:
-    """int8 inputs of the ladder: half what the network expects, half noise over all of int8."""
+    """int8 inputs of the ladder: the pattern that a board makes by itself, then in turn what the
+    network expects and noise over all of int8."""
     expected = quantize.quantize_input(network, samples.x[: verify.HOST_INPUTS // 2])
-    count = verify.HOST_INPUTS - len(expected)
+    shape = expected.shape[1:]
+    count = verify.HOST_INPUTS - 1 - len(expected)
     generator = np.random.default_rng(seed)
-    noise = generator.integers(-128, 128, (count, *expected.shape[1:]), dtype=np.int8)
-    mixed = np.empty((verify.HOST_INPUTS, *expected.shape[1:]), np.int8)
-    mixed[0::2][: len(expected)], mixed[1::2][:count] = expected, noise
+    noise = generator.integers(-128, 128, (count, *shape), dtype=np.int8)
+    mixed = np.empty((verify.HOST_INPUTS, *shape), np.int8)
+    mixed[0], mixed[1::2], mixed[2::2] = golden.pattern(shape), expected, noise
     return mixed

@@ -1,31 +1,57 @@
-"""Pictures of a report, drawn from the JSON alone.
+"""Pictures of a report and of a board's figures, drawn from the JSON alone.
 
-levels.png says what each level keeps and costs; tradeoff.png what width buys. The picture in the
-README is the demo's levels.png.
+levels.png says what each level keeps and costs; tradeoff.png what width buys; ops.png where a
+board spends the time. The picture in the README is the demo's levels.png.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Json = Mapping[str, Any]
+Quality = tuple[str, Sequence[float], str]
+"""Name, one value per level, format."""
 
 INK, PALE, EMPTY = "#22303c", "#7b8794", "#eef1f4"
 LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 _DARK_TO_LIGHT = ("#1b3a5c", "#2f7ea6", "#6fbcb0", "#c9e4c5")
 _ROW_INCHES = 0.42
+_LEGEND_COLUMNS = 4
 
 
 def draw(report: Json) -> dict[str, bytes]:
     """PNG files by name; equal reports give equal bytes."""
+    names = [f"level {level['level']}" for level in report["levels"]]
+    with _style():
+        return {
+            "levels.png": _levels(report),
+            "tradeoff.png": _tradeoff(report, *_cost(report), names, _quality(report)),
+        }
+
+
+def draw_bench(bench: Json, unit: str, scale: float) -> dict[str, bytes]:
+    """PNG files by name, of a bench.json; times times `scale` are in `unit`."""
+    levels = bench["levels"]
+    names = [f"level {level['level']}, {level['budget_percent']:g} %" for level in levels]
+    costs = [scale * level["inference"]["median"] for level in levels]
+    quality = _quality(bench)
+    if not quality[1]:
+        quality = ("MACs", [level["macs"] for level in levels], "{:,}")
+    with _style():
+        return {
+            "tradeoff.png": _tradeoff(bench, f"{unit} per inference", costs, names, quality),
+            "ops.png": _ops(bench, unit, scale, names),
+        }
+
+
+def _style() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
-    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 10}):
-        return {"levels.png": _levels(report), "tradeoff.png": _tradeoff(report)}
+    return matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 10})
 
 
 def _png(figure: Any) -> bytes:
@@ -109,7 +135,7 @@ def _cost(report: Json) -> tuple[str, list[int]]:
     return "instructions per inference", counts
 
 
-def _quality(report: Json) -> tuple[str, list[float], str]:
+def _quality(report: Json) -> Quality:
     """The best measure of quality there is: its name, values and format."""
     levels = report["levels"]
     if levels[0]["accuracy_int8"] is not None:
@@ -153,13 +179,14 @@ def _draw_costs(axes: Any, report: Json) -> None:
     _plain(axes)
 
 
-def _tradeoff(report: Json) -> bytes:
+def _tradeoff(
+    report: Json, name: str, costs: Sequence[float], labels: Sequence[str], measured: Quality
+) -> bytes:
     """Quality against cost, one point per level, float beside int8 where both are measured."""
     from matplotlib import pyplot, ticker
 
     levels, colours = report["levels"], _colours(len(report["levels"]))
-    name, costs = _cost(report)
-    quality, values, _ = _quality(report)
+    quality, values, _ = measured
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2))
     unit = {"int8 accuracy": ", %", "int8 SQNR": ", dB"}.get(quality, "")
     axes.set_title(
@@ -173,9 +200,9 @@ def _tradeoff(report: Json) -> bytes:
     if values:
         axes.plot(costs, values, color=PALE, linewidth=1.5, zorder=1, label="int8")
         axes.scatter(costs, values, s=90, c=colours, edgecolor=INK, linewidth=0.6, zorder=2)
-        for level, x, y in zip(levels, costs, values, strict=True):
+        for label, x, y in zip(labels, costs, values, strict=True):
             axes.annotate(
-                f"level {level['level']}", (x, y), xytext=(8, -12), textcoords="offset points",
+                label, (x, y), xytext=(8, -12), textcoords="offset points",
                 ha="left", color=INK, fontsize=9, bbox=LABEL_BOX,
             )  # fmt: skip
         axes.legend(
@@ -189,4 +216,39 @@ def _tradeoff(report: Json) -> bytes:
     axes.set_axisbelow(True)
     _plain(axes)
     figure.tight_layout()
+    return _png(figure)
+
+
+def _ops(bench: Json, unit: str, scale: float, names: Sequence[str]) -> bytes:
+    """A row per level, widest last; an op is a part of it, in the order they run."""
+    from matplotlib import pyplot
+
+    levels = bench["levels"]
+    ops = list(levels[-1]["ops"])
+    colours = _colours(len(ops))
+    legend_rows = -(-len(ops) // _LEGEND_COLUMNS)
+    height = 1.7 + _ROW_INCHES * max(len(levels), 3) + 0.22 * legend_rows
+    figure, axes = pyplot.subplots(figsize=(9, height))
+    starts = [0.0] * len(levels)
+    for op, colour in zip(ops, colours, strict=True):
+        times = [scale * level["ops"][op] for level in levels]
+        axes.barh(
+            range(len(levels)), times, left=starts, height=0.72, color=[colour],
+            edgecolor="white", linewidth=0.5, label=op,
+        )  # fmt: skip
+        starts = [start + time for start, time in zip(starts, times, strict=True)]
+    for row, total in enumerate(starts):
+        axes.text(total + max(starts) * 0.01, row, f"{total:,.4g}" if total < 1e4 else
+                  f"{total:,.0f}", va="center", color=INK, fontsize=9)  # fmt: skip
+    axes.set_yticks(range(len(levels)), names)
+    axes.set_ylim(max(len(levels), 3) - 0.4, -0.6)
+    axes.set_xlim(0, max(starts) * 1.12)
+    axes.set_xlabel(f"{unit}, one inference step by step", color=PALE)
+    _title(axes, f"Where the time goes on {bench['board']}")
+    _plain(axes)
+    figure.legend(
+        loc="lower left", ncols=_LEGEND_COLUMNS, frameon=False, labelcolor=INK, fontsize=8,
+        bbox_to_anchor=(0.02, 0.0),
+    )  # fmt: skip
+    figure.tight_layout(rect=(0, 0.22 * legend_rows / height + 0.01, 1, 1))
     return _png(figure)

@@ -101,6 +101,11 @@ def write_inputs(directory: Path, inputs: np.ndarray) -> None:
     np.save(directory / "verify" / "inputs.npy", inputs, allow_pickle=False)
 
 
+def write_outputs(directory: Path, outputs: np.ndarray) -> None:
+    """What the levels answer to these inputs, for `redsc bench --port`."""
+    np.save(directory / "verify" / "outputs.npy", outputs, allow_pickle=False)
+
+
 def write_report(directory: Path, result: Mapping[str, Any], layers_csv: str) -> None:
     """report/: JSON, CSV and plots."""
     folder = directory / "report"

@@ -80,6 +80,15 @@ def read(directory: Path) -> dict[str, Any]:
     return dict(report)
 
 
+def check_levels(directory: Path, report: Json, count: int) -> None:
+    """Raises UsageError unless the report tells of as many levels as the build has files of."""
+    if len(report["levels"]) != count:
+        raise UsageError(
+            f"{directory}: its report tells of {len(report['levels'])} levels, {count} are there; "
+            "compile again"
+        )
+
+
 def rows(report: Json) -> list[tuple[str, ...]]:
     """The level table, a row per quantity: its name, then one cell per level."""
     levels = report["levels"]

@@ -51,11 +51,15 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class Ladder:
-    """What `climb` found. host_program runs further inputs while its workspace exists."""
+    """What `climb` found. host_program runs further inputs while its workspace exists.
+
+    outputs: int8 (levels, samples, output_bytes), None when neither host nor interpreter ran.
+    """
 
     verdicts: tuple[Verdict, ...]
     warnings: tuple[str, ...] = ()
     host_program: Path | None = None
+    outputs: np.ndarray | None = None
 
 
 def climb(
@@ -90,7 +94,7 @@ def climb(
     progress.stage("verify in the interpreter")
     if oracle.available():
         rungs[TFLM] = [
-            _interpret(level, data, inputs, interface) for level, data in enumerate(tflites)
+            interpret(level, data, inputs, interface) for level, data in enumerate(tflites)
         ]
         compare(rungs, TFLM, HOST)
     else:
@@ -126,7 +130,15 @@ def climb(
         ),
         tuple(warnings),
         host_program,
+        _outputs(rungs.get(HOST) or rungs.get(TFLM)),
     )
+
+
+def _outputs(levels: Sequence[Tensors] | None) -> np.ndarray | None:
+    """The last step's tensor is the network's output: every op leads to it."""
+    if levels is None:
+        return None
+    return np.stack([list(tensors.values())[-1] for tensors in levels])
 
 
 def compare(rungs: Mapping[str, Sequence[Tensors]], first: str, second: str) -> None:
@@ -151,7 +163,8 @@ def compare(rungs: Mapping[str, Sequence[Tensors]], first: str, second: str) -> 
                 )
 
 
-def _interpret(level: int, data: bytes, inputs: np.ndarray, interface: tflite.Interface) -> Tensors:
+def interpret(level: int, data: bytes, inputs: np.ndarray, interface: tflite.Interface) -> Tensors:
+    """Every op's output of one level, by TFLite Micro's interpreter."""
     indices = tflite.tensor_indices(data)
     names = [step.name for step in interface.steps]
     try:

@@ -6,7 +6,6 @@ each, and gives back outputs and, when asked, every intermediate tensor.
 
 from __future__ import annotations
 
-import re
 import struct
 import tempfile
 import zlib
@@ -16,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from redsc import toolchain
+from redsc import serial_records, toolchain
 from redsc.errors import ToolchainError
 from redsc.plan_structs import Plan
+from redsc.serial_records import Record
 from redsc.tflite import Interface
 
 _MAGIC = 0x53444552
@@ -118,15 +118,21 @@ def _run(
             said = (finished.stdout[-1000:] + finished.stderr[-3000:]).strip()
             program = Path(command[0]).name
             raise ToolchainError(f"{program} ended with status {finished.returncode}: {said}")
-        return _read(finished.stdout, folder / _RESPONSE, plan, samples, trace, counted)
+        try:
+            return _read(finished.stdout, folder / _RESPONSE, plan, samples, trace, counted)
+        except serial_records.DamagedError as error:
+            raise ToolchainError(
+                f"the verification program's answer is not whole: {error}"
+            ) from None
 
 
 def _read(
     text: str, answer: Path, plan: Interface | Plan, samples: int, trace: bool, counted: bool
 ) -> tuple[LevelRun, ...]:
     """Serial lines and response file of a run that ended well."""
-    records = _records(text)
-    if ("done", None, None) not in records:
+    lines = [serial_records.parse(line.encode()) for line in text.splitlines()]
+    records = serial_records.join([record for record in lines if record is not None])
+    if not serial_records.of_kind(records, "done"):
         raise ToolchainError(f"the verification program stopped early: {text[-500:]!r}")
     response = answer.read_bytes()
     runs, start = [], 0
@@ -143,41 +149,27 @@ def _read(
     return tuple(runs)
 
 
-_Records = dict[tuple[str, str | None, str | None], dict[str, str]]
-"""Fields by kind, level and step."""
-
-
-def _records(text: str) -> _Records:
-    """Records of a program's serial line, of which long ones take several lines."""
-    records: _Records = {}
-    for line in text.splitlines():
-        fields = dict(re.findall(r"(\w+)=(\S+)", line))
-        kind = line.partition(" ")[0]
-        records.setdefault((kind, fields.get("level"), fields.get("step")), {}).update(fields)
-    return records
-
-
 def _level_run(
-    records: _Records,
+    records: Sequence[Record],
     level: int,
     plan: Interface | Plan,
     outputs: np.ndarray,
     tensors: list[np.ndarray],
     counted: bool,
 ) -> LevelRun:
-    total = records.get(("level", str(level), None))
-    if total is None or int(total["crc32"], 16) != zlib.crc32(outputs.tobytes()):
+    own = [record for record in records if record.fields.get("level") == str(level)]
+    total = next(iter(serial_records.of_kind(own, "level")), None)
+    if total is None or total.crc("crc32") != zlib.crc32(outputs.tobytes()):
         raise ToolchainError(f"checksum of a level's outputs does not match: {total}")
     names = [step.name for step in plan.steps]
     steps = {
-        name: int(records["step", str(level), str(number)]["instructions"])
-        for number, name in enumerate(names)
-        if ("step", str(level), str(number)) in records
+        names[step.number("step")]: step.number("instructions")
+        for step in serial_records.of_kind(own, "step")
     }
     return LevelRun(
         outputs=outputs,
         tensors=dict(zip(names, tensors, strict=True)) if tensors else {},
-        instructions=int(total["instructions"]) if counted else None,
-        switch_instructions=int(total["switch_instructions"]) if counted else None,
+        instructions=total.number("instructions") if counted else None,
+        switch_instructions=total.number("switch_instructions") if counted else None,
         step_instructions=steps,
     )

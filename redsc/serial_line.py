@@ -11,7 +11,7 @@ import logging
 import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,7 +121,10 @@ def connect(port: str, silence_seconds: float = SILENCE_SECONDS) -> Iterator[Lin
     with device:
         line = Line(device, port, silence_seconds)
         line.begin()
-        yield line
+        try:
+            yield line
+        finally:
+            line.release()
 
 
 def _why_not_open(error: Exception) -> str:
@@ -157,6 +160,11 @@ class Line:
         while time.monotonic() < min(quiet, end):
             if self._receive(""):
                 quiet = time.monotonic() + _QUIET_SECONDS
+
+    def release(self) -> None:
+        """Lets the board's application go on, if it still listens."""
+        with suppress(ToolchainError):
+            self._send("release")
 
     def ask(
         self,

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 LINE_BYTES = 63
 COMMAND_CHARACTERS = 120
 CHUNK_BYTES = 32
-COMMANDS = ("info", "level", "pattern", "input", "run", "crc", "trace", "bench", "help")
-WITHOUT_NETWORK = ("info", "help")
+COMMANDS = ("info", "level", "pattern", "input", "run", "crc", "trace", "bench", "release", "help")
+WITHOUT_NETWORK = ("info", "release", "help")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ class FakeBoard:
     # --------------------------------------------------------------- commands
 
     def answer(self, command: str) -> None:
-        self.commands.append(command)
+        if command != "release":  # the end of every connection
+            self.commands.append(command)
         self.lines = 0
         self.write(self.chatter)
         word, *arguments = command.split(" ")
@@ -130,6 +131,9 @@ class FakeBoard:
         arena = max(level.arena_bytes for level in self.levels.values())
         self.record("arena", {}, have=arena, used=arena)
         self.record("clock", {}, unit=self.unit, hz=self.hz)
+
+    def do_release(self) -> None:
+        pass
 
     def do_help(self) -> None:
         for command in COMMANDS:

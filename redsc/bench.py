@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from redsc import report, runner, tflite, toolchain, verify
+from redsc import boards, report, runner, tflite, toolchain, verify
 from redsc.progress import Progress
 
 
@@ -76,7 +76,10 @@ def print_table(result: Mapping[str, Any]) -> None:
     for op in levels[-1]["ops"]:
         table.add_row(op, *(f"{level['ops'][op]:,}" for level in levels))
     console.print(table)
-    console.print(
-        f"flash {result['flash_bytes']:,} B, static RAM {result['static_ram_bytes']:,} B "
-        "(the sketch for the emulated board)"
-    )
+    board = boards.BOARDS["nano33ble"]
+    mark = "measured, without the Arduino core"
+    for name, used, total in (
+        ("Flash", result["flash_bytes"], board.flash_bytes),
+        ("RAM", result["static_ram_bytes"], board.ram_bytes),
+    ):
+        console.print(report.bar(name, used, total, mark), markup=False, soft_wrap=True)

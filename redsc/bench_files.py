@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,29 +74,29 @@ def rows(bench: Json) -> list[tuple[str, ...]]:
     def counts(name: str, part: str) -> list[str]:
         return [f"{level[name][part]:,}" for level in levels]
 
-    def span(low: Sequence[str], high: Sequence[str]) -> list[str]:
-        return [f"{a} … {b}" for a, b in zip(low, high, strict=True)]
+    def ends(show: Callable[[str, str], list[str]], name: str) -> list[tuple[str, ...]]:
+        return [("  min", *show(name, "min")), ("  max", *show(name, "max"))]
 
     table: list[tuple[str, ...]] = []
     if timed:
         table += [
             ("inference, ms", *us("inference", "median", 1e-3)),
             ("inference, µs", *us("inference", "median")),
-            ("  min … max", *span(us("inference", "min"), us("inference", "max"))),
+            *ends(us, "inference"),
             ("first after a switch, µs", *us("first_inference", "median")),
             ("switch, µs", *us("switch", "median")),
-            ("  min … max", *span(us("switch", "min"), us("switch", "max"))),
+            *ends(us, "switch"),
         ]
     else:
         table += [
             (f"inference, {unit}", *counts("inference", "median")),
-            ("  min … max", *span(counts("inference", "min"), counts("inference", "max"))),
+            *ends(counts, "inference"),
             (f"first after a switch, {unit}", *counts("first_inference", "median")),
         ]
     if unit != "ns":
         table += [
             (f"switch, {unit}", *counts("switch", "median")),
-            ("  min … max", *span(counts("switch", "min"), counts("switch", "max"))),
+            *ends(counts, "switch"),
         ]
     table += _known_rows(levels)
     return table
@@ -140,7 +140,7 @@ def print_tables(bench: Json) -> None:
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("level")
+    table.add_column("level", no_wrap=True)
     for level in levels:
         table.add_column(str(level["level"]), justify="right", no_wrap=True)
     for row in rows(bench):

@@ -24,8 +24,8 @@ ATTEMPTS = 3
 SILENCE_SECONDS = 5.0
 """How long the board may say nothing, beside what its inferences take."""
 
-NANO_USB_IDS = ((0x2341, 0x005A), (0x2341, 0x805A))
-"""Arduino Nano 33 BLE: its bootloader, and a sketch."""
+NANO_USB_IDS = ((0x2341, 0x805A), (0x2341, 0x005A), (0x2341, 0x015A), (0x2341, 0x025A))
+"""What Arduino gave the Nano 33 BLE: a sketch, its bootloader, others (as in tools/flash.py)."""
 
 _BAUD = 115200  # a number that USB and pseudo-terminals ignore
 _POLL_SECONDS = 0.1

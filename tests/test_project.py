@@ -22,7 +22,12 @@ ARDUINO = """
 #include <stddef.h>
 #include <stdint.h>
 #define F_CPU 64000000L
-struct SerialPort {
+unsigned long millis();
+void delay(unsigned long);
+"""
+USB_SERIAL = """
+namespace arduino {
+struct USBSerial {
   void begin(unsigned long);
   explicit operator bool();
   bool connected();
@@ -30,9 +35,8 @@ struct SerialPort {
   int available();
   int read();
 };
-extern SerialPort Serial;
-unsigned long millis();
-void delay(unsigned long);
+}
+extern arduino::USBSerial _SerialUSB;
 """
 """What the library uses of an Arduino core."""
 
@@ -142,6 +146,8 @@ def test_sketch_and_library_compile_for_arduino(emitted: tuple[Path, Plan], tmp_
     """Against the declarations they use, with every warning an error."""
     directory, _ = emitted
     (tmp_path / "Arduino.h").write_text(ARDUINO)
+    (tmp_path / "USB").mkdir()
+    (tmp_path / "USB" / "PluggableUSBSerial.h").write_text(USB_SERIAL)
     reds = directory / "lib" / "reds"
     flags = "-std=gnu++14 -mcpu=cortex-m4 -mthumb -mfloat-abi=softfp -mfpu=fpv4-sp-d16 -O2"
     flags += " -Wall -Wextra -Werror -fno-exceptions -fno-rtti -fsyntax-only -DARDUINO=10819"

@@ -2,6 +2,7 @@
 #if defined(ARDUINO)
 
 #include <Arduino.h>
+#include <USB/PluggableUSBSerial.h>
 #include <string.h>
 
 #include "reds/board.h"
@@ -17,14 +18,17 @@ volatile uint32_t* const kCycleControl = reinterpret_cast<volatile uint32_t*>(0x
 volatile uint32_t* const kCycleCount = reinterpret_cast<volatile uint32_t*>(0xE0001004);
 constexpr uint32_t kTraceEnable = 1u << 24, kCycleEnable = 1u;
 
+// The core's Serial is a wrapper of this, without a way to send that does not wait for ever.
+arduino::USBSerial& usb = _SerialUSB;
+
 // USB appears some time after reset, and not at all without a computer: wait, but not for ever.
 void open_serial() {
   static bool is_open = false;
   if (is_open) return;
   is_open = true;
-  Serial.begin(kBaud);
+  usb.begin(kBaud);
   const unsigned long start = millis();
-  while (!Serial && millis() - start < kOpenWaitMilliseconds) {
+  while (!usb && millis() - start < kOpenWaitMilliseconds) {
   }
 }
 
@@ -32,15 +36,15 @@ void open_serial() {
 
 const char* name() { return "nano33ble"; }
 
-// Serial.print would wait for ever where a computer holds the line open and does not read.
+// A computer may hold the line open and not read.
 void write(const char* text) {
   open_serial();
   uint8_t* bytes = reinterpret_cast<uint8_t*>(const_cast<char*>(text));
   uint32_t left = static_cast<uint32_t>(strlen(text));
   const unsigned long start = millis();
-  while (left > 0 && Serial.connected() && millis() - start < kWriteWaitMilliseconds) {
+  while (left > 0 && usb.connected() && millis() - start < kWriteWaitMilliseconds) {
     uint32_t sent = 0;
-    Serial.send_nb(bytes, left, &sent, true);
+    usb.send_nb(bytes, left, &sent, true);
     bytes += sent;
     left -= sent;
   }
@@ -48,10 +52,10 @@ void write(const char* text) {
 
 int read() {
   open_serial();
-  return Serial.available() > 0 ? Serial.read() : -1;
+  return usb.available() > 0 ? usb.read() : -1;
 }
 
-bool connected() { return Serial.connected(); }
+bool connected() { return usb.connected(); }
 
 uint32_t clock() {
   *kDebugControl |= kTraceEnable;

@@ -46,10 +46,10 @@ def core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def platformio_ini() -> str:
+def platformio_ini(tflm: bool = False) -> str:
     template = (resources.templates_dir() / "platformio.ini.jinja").read_text()
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    return environment.from_string(template).render(project="hello", redsc_version="0")
+    return environment.from_string(template).render(project="hello", redsc_version="0", tflm=tflm)
 
 
 def make_project(folder: Path, main: str = HELLO) -> Path:
@@ -269,8 +269,11 @@ def test_users_build_flags_do_not_change_what_is_measured(
     assert said == "answer=42\n"
 
 
-def test_emitted_configuration_passes_platformios_lint(tmp_path: Path, core: Path) -> None:
-    (tmp_path / "platformio.ini").write_text(platformio_ini())
+@pytest.mark.parametrize("tflm", [False, True])
+def test_emitted_configuration_passes_platformios_lint(
+    tflm: bool, tmp_path: Path, core: Path
+) -> None:
+    (tmp_path / "platformio.ini").write_text(platformio_ini(tflm))
     finished = pio(tmp_path, "project", "config", "--lint", "--json-output")
     assert finished.returncode == 0
     assert ast.literal_eval(finished.stdout) == {"errors": [], "warnings": []}
@@ -278,4 +281,6 @@ def test_emitted_configuration_passes_platformios_lint(tmp_path: Path, core: Pat
     options = {name: dict(values) for name, values in json.loads(listed.stdout)}
     assert options["env:nano33ble"]["platform"] == "nordicnrf52@10.11.0"
     assert options["env:nano33ble"]["framework"] == ["arduino"]
+    assert ("lib_deps" in options["env:nano33ble"]) == tflm
+    assert ("env:emulator_tflm" in options) == tflm
     assert "core_dir" not in platformio_ini()

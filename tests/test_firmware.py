@@ -279,21 +279,11 @@ def test_network_contract(tmp_path: Path) -> None:
     plans = {name: plan_of(random_network(graph, seed)) for name, seed in (("a", 5), ("b", 6))}
     folders = []
     for name, plan in plans.items():
-        firmware_build.write_model(plan, tmp_path / name, name)
-        (tmp_path / name / "lib/model/model.h").rename(tmp_path / name / f"lib/model/{name}.h")
-        (tmp_path / name / "lib/model/model.h").write_text(f'#include "{name}.h"\n')
-        folders.append(tmp_path / name / "lib/model")
+        firmware_build.write_model(plan, tmp_path, name)
+        folders.append(tmp_path / "lib" / name)
     sources = [Path(__file__).parent / "network_test.cc"]
-    objects = []
-    for folder in folders:  # each model sees its own model.h
-        for source in sorted(folder.glob("*.cc")):
-            target = source.with_suffix(".o")
-            include = [f"-I{firmware_build.REDS / 'include'}", f"-I{folder}"]
-            firmware_build.run([
-                *firmware_build.compiler("host"), *include, "-c", str(source), "-o", str(target),
-            ])  # fmt: skip
-            objects.append(target)
-    program = firmware_build.link([*sources, *objects], folders, "host", tmp_path / "program")
+    sources += [source for folder in folders for source in sorted(folder.glob("*.cc"))]
+    program = firmware_build.link(sources, folders, "host", tmp_path / "program")
     finished = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
 

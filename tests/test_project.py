@@ -66,6 +66,32 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
     return directory, device_plan
 
 
+def test_the_standalone_project_needs_no_library(
+    emitted: tuple[Path, Plan], tmp_path: Path
+) -> None:
+    directory, device_plan = emitted
+    graph = reference.ds_cnn(channels=8)
+    levels = [
+        {"level": n, "macs": 1, "macs_percent": 1.0, "parameters": 1, "arena_bytes": 1}
+        for n in (0, 1)
+    ]
+    tflites = [(directory / f"levels/level_{n}.tflite").read_bytes() for n in (0, 1)]
+    options = CompileOptions(model=Path("m.h5"), runtime="standalone", name="kws")
+    project.write(tmp_path, graph, device_plan, None, levels, tflites, options)
+    assert sorted(path.name for path in (tmp_path / "lib/kws").iterdir()) == [
+        *("kws.h", "kws_plan.cc", "kws_weights.cc")
+    ]
+    configuration = (tmp_path / "platformio.ini").read_text()
+    assert "tflm" not in configuration.lower()
+    assert "lib_deps" not in configuration
+    header = (tmp_path / "lib/kws/kws.h").read_text()
+    assert "#error" in header
+    assert "namespace kws" in header
+    assert '#include "kws.h"' in (tmp_path / "src/main.cpp").read_text()
+    of_tflm = (directory / "platformio.ini").read_text()
+    assert "lib_deps = https://github.com/tensorflow/tflite-micro-arduino-examples.git#" in of_tflm
+
+
 def checksums(text: str) -> list[str]:
     return re.findall(r"^crc level=\d+ .*output=([0-9a-f]{8}) sum=", text, re.MULTILINE)
 

@@ -1,7 +1,8 @@
 """Lets a TensorFlow Lite Micro library build for the emulated board, before the build begins.
 
 The library made for Arduino (February 2023) compiles only with ARDUINO defined, and two of its
-folders need Arduino's own headers. TensorFlow Lite Micro of today needs gnu++17.
+folders need Arduino's own headers. TensorFlow Lite Micro of today needs gnu++17. Messages go where
+lib/reds/src/boards/emulator/tflm_support.cc sends them.
 """
 
 import os
@@ -12,7 +13,7 @@ Import("env")  # noqa: F821 - SCons defines it
 
 HEADER = "tensorflow/lite/micro/micro_interpreter.h"
 TODAY = "tensorflow/lite/micro/micro_common.h"  # not there in 2023
-ARDUINO_ONLY = ("/peripherals/", "/test_over_serial/")
+LEFT_OUT = ("/peripherals/", "/test_over_serial/", "/micro/debug_log.")
 
 
 def find_source_folder():
@@ -38,7 +39,7 @@ def build_node(env, node):
         others = [flag for flag in env["CXXFLAGS"] if not str(flag).startswith("-std=")]
         options["CXXFLAGS"] = [*others, "-std=gnu++17"]
     if Path(path).resolve().is_relative_to(source_folder):
-        if any(part in path for part in ARDUINO_ONLY):
+        if any(part in path for part in LEFT_OUT):
             return None
         options["CPPDEFINES"] = [*env["CPPDEFINES"], ("ARDUINO", 10819), "NDEBUG"]
         options["CCFLAGS"] = [*env["CCFLAGS"], "-w"]

@@ -121,12 +121,16 @@ def test_every_level_equals_the_interpreter_and_standalone(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["branches", "autoencoder"])
 def test_an_arena_too_small_is_a_status(name: str, tmp_path: Path, workspace: Path) -> None:
-    """Of any size; what the compiler plans is enough, and not much more."""
+    """Of any size; what the compiler plans is enough, and not much more. The program also starts
+    models with wrong parts."""
     needs_library()
     network = random_network(NETWORKS[name](), seed=len(name))
     emit(network, tmp_path / "project", "tflm_arena_test.cc")
     program = toolchain.build(tmp_path / "project", "verify_emulator_tflm", workspace).program
-    (arena,) = numbers(run_program(program), "arena")
+    text = run_program(program)
+    assert "Cannot register" in text
+    assert numbers(text, "refusals") == [{"missed": 0}]
+    (arena,) = numbers(text, "arena")
     assert arena["used"] <= arena["enough"] <= arena["have"]
     assert arena["have"] - arena["enough"] < 600
 

@@ -1,5 +1,6 @@
 // Starts the network in arenas of every size: too small is a status with both numbers, never a
-// crash. Prints the smallest arena that is enough, and what the network says it uses.
+// crash. Prints the smallest arena that is enough, and what the network says it uses. Then starts
+// it with a model and a plan that do not belong together.
 #include <new>
 
 #include "model.h"
@@ -8,6 +9,32 @@
 
 alignas(16) static int8_t arena[model::arena_bytes];
 alignas(model::Network) static uint8_t place[sizeof(model::Network)];
+
+static reds::Status start(const reds::TflmModel& model) {
+  reds::TflmNetwork& network = *new (place) reds::TflmNetwork(model, arena, sizeof(arena));
+  return network.begin();
+}
+
+// 0, or the number of the first thing that was not noticed.
+static int check_refusals() {
+  reds::TflmModel model = model::tflm_model;
+  if (!start(model).ok()) return 1;
+
+  model.crc32 ^= 1;
+  if (start(model).code != reds::Status::kWrongModel) return 2;
+  model.crc32 ^= 1;
+
+  const reds::TflmOp twice[] = {model.ops[0], model.ops[0]};
+  model.ops = twice;
+  model.op_count = 2;
+  const reds::Status status = start(model);
+  if (status.code != reds::Status::kOpNotRegistered || status.have != 1) return 3;
+
+  model.op_count = 0;  // the interpreter does not find the first op
+  if (start(model).code != reds::Status::kInterpreterFailed) return 4;
+
+  return 0;
+}
 
 int main() {
   uint16_t lines = 0;
@@ -30,5 +57,7 @@ int main() {
       .number("have", sizeof(arena))
       .number("enough", enough)
       .number("used", used);
-  return enough == 0;
+  const int refused = check_refusals();
+  reds::Record(lines, "refusals").number("missed", static_cast<uint32_t>(refused));
+  return enough == 0 || refused != 0;
 }

@@ -28,7 +28,6 @@ void delay(unsigned long);
 USB_SERIAL = """
 namespace arduino {
 struct USBSerial {
-  void begin(unsigned long);
   explicit operator bool();
   bool connected();
   void send_nb(uint8_t*, uint32_t, uint32_t*, bool);

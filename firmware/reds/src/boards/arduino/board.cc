@@ -11,7 +11,7 @@ namespace reds {
 namespace board {
 namespace {
 
-constexpr unsigned long kBaud = 115200, kOpenWaitMilliseconds = 3000, kWriteWaitMilliseconds = 1000;
+constexpr unsigned long kOpenWaitMilliseconds = 3000, kWriteWaitMilliseconds = 1000;
 
 volatile uint32_t* const kDebugControl = reinterpret_cast<volatile uint32_t*>(0xE000EDFC);
 volatile uint32_t* const kCycleControl = reinterpret_cast<volatile uint32_t*>(0xE0001000);
@@ -21,12 +21,12 @@ constexpr uint32_t kTraceEnable = 1u << 24, kCycleEnable = 1u;
 // The core's Serial is a wrapper of this, without a way to send that does not wait for ever.
 arduino::USBSerial& usb = _SerialUSB;
 
-// USB appears some time after reset, and not at all without a computer: wait, but not for ever.
-void open_serial() {
-  static bool is_open = false;
-  if (is_open) return;
-  is_open = true;
-  usb.begin(kBaud);
+// The core has opened it before setup(). A computer listens some time after reset, or there is
+// none: wait, but not for ever, and once.
+void wait_for_computer() {
+  static bool has_waited = false;
+  if (has_waited) return;
+  has_waited = true;
   const unsigned long start = millis();
   while (!usb && millis() - start < kOpenWaitMilliseconds) {
   }
@@ -38,7 +38,7 @@ const char* name() { return "nano33ble"; }
 
 // A computer may hold the line open and not read.
 void write(const char* text) {
-  open_serial();
+  wait_for_computer();
   uint8_t* bytes = reinterpret_cast<uint8_t*>(const_cast<char*>(text));
   uint32_t left = static_cast<uint32_t>(strlen(text));
   const unsigned long start = millis();
@@ -51,7 +51,7 @@ void write(const char* text) {
 }
 
 int read() {
-  open_serial();
+  wait_for_computer();
   return usb.available() > 0 ? usb.read() : -1;
 }
 

@@ -51,19 +51,10 @@ def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
 
 def print_table(result: Mapping[str, Any]) -> None:
     """For a person, to stdout: totals, then every op."""
-    from rich import box
-    from rich.table import Table
-
     levels = result["levels"]
     console = report.console_for(len(levels))
-    table = Table(
-        title=f"{Path(result['model']).name} on {result['target']}: executed instructions",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("level")
-    for level in levels:
-        table.add_column(str(level["level"]), justify="right", no_wrap=True)
+    title = f"{Path(result['model']).name} on {result['target']}: executed instructions"
+    table = report.level_table(title, levels)
     rows = {
         "one inference": "instructions",
         "one switch": "switch_instructions",

@@ -127,22 +127,13 @@ def _decimals(value: float) -> int:
 
 def print_tables(bench: Json) -> None:
     """For a person, to stdout: levels, then every op."""
-    from rich import box
-    from rich.table import Table
-
     levels = bench["levels"]
     unit = "µs" if microseconds(bench, 1) is not None else bench["unit"]
     speed = f" at {bench['hz'] / 1e6:g} MHz" if bench["hz"] and bench["unit"] != "ns" else ""
     console = report.console_for(len(levels))
-    table = Table(
-        title=f"{Path(bench['model']).name} on {bench['board']}{speed}, runtime "
-        f"{bench['runtime']}: medians",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("level", no_wrap=True)
-    for level in levels:
-        table.add_column(str(level["level"]), justify="right", no_wrap=True)
+    name, board = Path(bench["model"]).name, bench["board"]
+    title = f"{name} on {board}{speed}, runtime {bench['runtime']}: medians"
+    table = report.level_table(title, levels)
     for row in rows(bench):
         table.add_row(*row)
     table.add_section()

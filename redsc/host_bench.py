@@ -61,7 +61,7 @@ def on_host(directory: Path, progress: Progress, threads: int = 1) -> dict[str, 
 
 def _litert() -> tuple[Any, str]:
     """The interpreter's class and its name with version."""
-    try:
+    try:  # not a requirement of redsc, so mypy does not see it either
         from ai_edge_litert import __version__ as version  # type: ignore[import-not-found]
         from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-not-found]
     except ImportError:
@@ -117,19 +117,10 @@ def _processor() -> str:
 
 def print_table(result: Mapping[str, Any]) -> None:
     """For a person, to stdout."""
-    from rich import box
-    from rich.table import Table
-
     levels = result["levels"]
     console = report.console_for(len(levels))
-    table = Table(
-        title=f"{Path(result['model']).name} on {result['processor']}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("level")
-    for level in levels:
-        table.add_column(str(level["level"]), justify="right", no_wrap=True)
+    title = f"{Path(result['model']).name} on {result['processor']}"
+    table = report.level_table(title, levels)
     table.add_row("median, µs", *(f"{level['median_us']:,.1f}" for level in levels))
     table.add_row("min, µs", *(f"{level['min_us']:,.1f}" for level in levels))
     table.add_row("max, µs", *(f"{level['max_us']:,.1f}" for level in levels))

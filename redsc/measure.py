@@ -64,8 +64,7 @@ def sketch_sizes(staging: Path, workspace: Path, device_plan: Plan) -> SketchSiz
     if any(toolchain.find(tool) is None for tool in verify.EMULATOR_TOOLS):
         return SketchSizes()
     firmware = toolchain.build(staging, "emulator", workspace)
-    data_bytes = device_plan.weights_bytes + device_plan.tables_bytes
-    return SketchSizes(firmware.flash_bytes - data_bytes, firmware.ram_bytes)
+    return SketchSizes(firmware.flash_bytes - device_plan.data_bytes, firmware.ram_bytes)
 
 
 def runtime_facts(name: str, plan: Plan, model: tflm.TflmModel | None) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     device_plan = plan.build_plan(network, arenas)
     for step in device_plan.steps:
         log.info("%s runs %s", step.name, step.kernel)
-    data_bytes = device_plan.weights_bytes + device_plan.tables_bytes
+    data_bytes = device_plan.data_bytes
     tflm_model = tflm.build(device_plan, tflites[-1]) if options.runtime == "tflm" else None
     board, arena_bytes = boards.BOARDS[options.board], max(device_plan.arena_bytes)
     usage = _usage(board, device_plan, tflm_model)
@@ -186,9 +186,12 @@ def _usage(
 ) -> boards.Usage:
     """What the board's memories will hold, by what is known so far."""
     sketch = sketch or measure.SketchSizes()
-    data_bytes = device_plan.weights_bytes + device_plan.tables_bytes
     usage = boards.estimate(
-        board, data_bytes, max(device_plan.arena_bytes), sketch.code_bytes, sketch.static_ram_bytes
+        board,
+        device_plan.data_bytes,
+        max(device_plan.arena_bytes),
+        sketch.code_bytes,
+        sketch.static_ram_bytes,
     )
     if tflm_model is None:
         return usage

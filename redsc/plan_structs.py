@@ -205,6 +205,11 @@ class Plan:
         return sum(array.values.nbytes for array in self.weights)
 
     @property
+    def data_bytes(self) -> int:
+        """Flash of weights and tables."""
+        return self.weights_bytes + self.tables_bytes
+
+    @property
     def tables_bytes(self) -> int:
         """Flash of everything but weights and code."""
         lists = sum(c.FLASH_BYTES + len(c.runs) * Run.FLASH_BYTES for _, c in self.channels)

@@ -152,25 +152,30 @@ def console_for(columns: int) -> Any:
     return Console(highlight=False, width=None if sys.stdout.isatty() else piped_width)
 
 
+def level_table(title: str, levels: Iterable[Json]) -> Any:
+    """An empty table with a column for the rows' names and one per level."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("level", no_wrap=True)
+    for level in levels:
+        table.add_column(str(level["level"]), justify="right", no_wrap=True)
+    return table
+
+
 def print_tables(report: Json) -> None:
     """The whole report for a person, to stdout."""
     _draw(report, console_for(len(report["levels"])))
 
 
 def _draw(report: Json, console: Any) -> None:
-    from rich import box
-    from rich.table import Table
-
     model, flash, search = report["model"], report["flash"], report["search"]
-    table = Table(
-        title=f"{Path(model['path']).name}: {_number(model['parameters'])} parameters, "
+    table = level_table(
+        f"{Path(model['path']).name}: {_number(model['parameters'])} parameters, "
         f"{_number(model['macs'])} MACs",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
+        report["levels"],
     )
-    table.add_column("level")
-    for level in report["levels"]:
-        table.add_column(str(level["level"]), justify="right", no_wrap=True)
     for row in rows(report):
         table.add_row(*row)
     console.print(table)

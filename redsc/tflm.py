@@ -27,7 +27,7 @@ CODE_BYTES = 20_000
 
 @dataclass(frozen=True, eq=False)
 class TflmModel:
-    """The struct of the same name in reds/tflm_network.h.
+    """What the struct of the same name in reds/tflm_network.h has beside the plan.
 
     ops: code in TFLite's schema and name of every kind of op. step_tensors: index of each step's
     output tensor. weights_offsets: where each of the plan's weights lies in the flatbuffer, bytes.
@@ -35,7 +35,6 @@ class TflmModel:
 
     flatbuffer: bytes
     ops: tuple[tuple[int, str], ...]
-    activation_slots: tuple[int, ...]
     step_tensors: tuple[int, ...]
     weights_offsets: tuple[int, ...]
     arena_bytes: int
@@ -60,7 +59,6 @@ def build(plan: Plan, flatbuffer: bytes) -> TflmModel:
     return TflmModel(
         flatbuffer=flatbuffer,
         ops=contents.op_kinds,
-        activation_slots=plan.activation_slots,
         step_tensors=tuple(index[step.name] for step in plan.steps),
         weights_offsets=tuple(offsets),
         arena_bytes=_arena_bytes(plan, contents),

@@ -15,6 +15,7 @@ import tty
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 LINE_BYTES = 63
 COMMAND_CHARACTERS = 120
@@ -258,8 +259,12 @@ def _write_all(master: int, stop: int, data: bytes) -> None:
         data = data[os.write(master, data[:256]) :]
 
 
+class Board(Protocol):
+    def serve(self, master: int, stop: int) -> None: ...
+
+
 @contextlib.contextmanager
-def plugged_in(board: FakeBoard) -> Iterator[str]:
+def plugged_in(board: Board) -> Iterator[str]:
     """Path of the port at which the board answers, while the block lasts."""
     master, slave = os.openpty()
     tty.setraw(slave)  # before anything is written: a terminal's echo would answer the board

@@ -331,14 +331,18 @@ def test_files_are_written_together_or_not_at_all(
 # ------------------------------------------------------------------------ through the command line
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build with two levels; tests that change it work on a copy."""
-    folder = tmp_path_factory.mktemp("bench")
+def compile_small(folder: Path, levels: str = "50,100") -> Path:
+    """A build with two levels."""
     zoo.ZOO["ds_cnn"]("small").save(folder / "net.h5")
-    result = run("compile", folder / "net.h5", "-o", folder / "built", "--levels", "50,100")
+    result = run("compile", folder / "net.h5", "-o", folder / "built", "--levels", levels)
     assert result.returncode == 0, result.stderr
     return folder / "built"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tests that change it work on a copy."""
+    return compile_small(tmp_path_factory.mktemp("bench"))
 
 
 def board_of(directory: Path, **options: Any) -> FakeBoard:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zoo
 from emulated_board import EmulatedBoard
 from fake_board import Fault, corrupted, lost, plugged_in, unplugged
 from firmware_build import needs_emulator
-from test_board_bench import check_bench
-from test_cli import run
+from test_board_bench import check_bench, compile_small
 
 from redsc import board_bench, serial_line, toolchain
 from redsc.errors import ToolchainError, UsageError, VerificationError
@@ -24,11 +22,7 @@ pytestmark = [needs_emulator, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("emulated")
-    zoo.ZOO["ds_cnn"]("small").save(folder / "net.h5")
-    result = run("compile", folder / "net.h5", "-o", folder / "built", "--levels", "50,100")
-    assert result.returncode == 0, result.stderr
-    return folder / "built"
+    return compile_small(tmp_path_factory.mktemp("emulated"))
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +31,13 @@ def sketch(built: Path) -> Path:
 
 
 def bench(directory: Path, board: EmulatedBoard) -> dict[str, Any]:
-    with plugged_in(board) as port:  # type: ignore[arg-type]
+    with plugged_in(board) as port:
         return board_bench.on_board(directory, port, Progress(), silence_seconds=2)
 
 
 def test_a_board_is_measured(built: Path, sketch: Path) -> None:
     board = EmulatedBoard(sketch)
-    with plugged_in(board) as port:  # type: ignore[arg-type]
+    with plugged_in(board) as port:
         result = check_bench(built, port)
     assert (result["board"], result["unit"], result["hz"]) == ("emulator", "instructions", 0)
     for level in result["levels"]:
@@ -78,11 +72,9 @@ def test_damage_that_does_not_end_is_told(built: Path, sketch: Path) -> None:
 
 
 def test_another_build_is_told(built: Path, sketch: Path, tmp_path: Path) -> None:
-    zoo.ZOO["ds_cnn"]("small").save(tmp_path / "net.h5")
-    result = run("compile", tmp_path / "net.h5", "-o", tmp_path / "other", "--levels", "30,100")
-    assert result.returncode == 0, result.stderr
+    other = compile_small(tmp_path, "30,100")
     with pytest.raises(UsageError, match="another build is flashed"):
-        bench(tmp_path / "other", EmulatedBoard(sketch))
+        bench(other, EmulatedBoard(sketch))
 
 
 def test_a_wrong_table_is_found_and_its_layer_named(
@@ -122,7 +114,7 @@ def test_garbage_is_answered_and_survived(sketch: Path) -> None:
         return last.fields["reason"] if last.kind == "error" else "ok " + last.fields["command"]
 
     with (
-        plugged_in(EmulatedBoard(sketch)) as port,  # type: ignore[arg-type]
+        plugged_in(EmulatedBoard(sketch)) as port,
         serial_line.connect(port, 5) as line,
     ):
         line.ask("info", lambda records: None)

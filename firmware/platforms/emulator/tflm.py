@@ -29,7 +29,7 @@ def find_source_folder():
         "Error: no TensorFlow Lite Micro library; PLATFORMIO_LIB_EXTRA_DIRS must name the folder "
         f"that holds the library's folder, where src/{HEADER} or {HEADER} lies\n"
     )
-    return env.Exit(1)  # noqa: F821
+    return env.Exit(1)  # noqa: F821 - as above
 
 
 def build_node(env, node):
@@ -48,4 +48,4 @@ def build_node(env, node):
 
 source_folder = find_source_folder()
 is_of_today = (source_folder / TODAY).is_file()
-env.AddBuildMiddleware(build_node)  # noqa: F821
+env.AddBuildMiddleware(build_node)  # noqa: F821 - as above

@@ -79,6 +79,18 @@ def distillation(
     return tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(theirs), ours)
 
 
+def hint(ours: Tensor, theirs: Tensor) -> Tensor:
+    """float32 (samples,): mean squared distance of hidden units from the teacher's, a constant.
+
+    In standard deviations of the teacher's units over the batch, so that layers compare.
+    """
+    tf = tensorflow()
+    theirs = tf.stop_gradient(theirs)
+    _, variance = tf.nn.moments(theirs, list(range(len(theirs.shape) - 1)))
+    distance = (ours - theirs) ** 2 / (tf.reduce_mean(variance) + 1e-6)
+    return tf.reduce_mean(distance, axis=list(range(1, len(distance.shape))))
+
+
 def _flat(value: Tensor) -> Tensor:
     return tensorflow().reshape(value, (-1, int(np.prod(value.shape[1:]))))
 

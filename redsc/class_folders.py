@@ -1,10 +1,10 @@
 """A folder of class folders: images or sounds, through Keras' own loaders.
 
-DIR/<class>/… is split by seed; DIR/train, DIR/val and DIR/test are taken as they are. The names of
-the class folders in alphabetical order are the classes 0, 1, …
+FOLDER/<class>/… is split by seed; FOLDER/train, FOLDER/val and FOLDER/test are taken as they are.
+The names of the class folders in alphabetical order are the classes 0, 1, …
 
-The loaders shuffle all file names by seed, and in every pass again, within a buffer; the same
-seed gives the same order in the same pass. What they hold out is the same in every pass.
+The loaders mix all file names by seed, and in every pass again, within a buffer; the same seed
+gives the same order in the same pass. What they hold out is the same in every pass.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _files(path: Path, network: Network) -> Files:
     }
     if not found:
         raise network.error(
-            f"no class folders in {path}; expected DIR/CLASS/… or DIR/train/CLASS/…"
+            f"no class folders in {path}; expected FOLDER/CLASS/… or FOLDER/train/CLASS/…"
         )
     for name, files in found.items():
         if not files:

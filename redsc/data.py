@@ -1,4 +1,4 @@
-"""The user's data: `--data FILE.npz | module:function`, read, checked and split once.
+"""The user's data, `--data SPEC`: read, checked and split once.
 
 Values stay in the Keras model's own raw units; only shapes are adapted to the network (a missing
 axis of size 1 added, Conv1D's time axis as height). Everything wrong is a UsageError.
@@ -35,8 +35,9 @@ class Split:
     """Samples of one split.
 
     x: float32 (samples, *input shape), raw units. y: int64 (samples,) class numbers, or float32
-    (samples, *output shape) targets. A set larger than memory has `stream`, which starts a new
-    pass over all its (x, y) samples; x and y are then a bounded part of it, for calibration.
+    (samples, *output shape) targets. A set larger than memory, or augmented, has `stream`,
+    which starts a new pass over all its (x, y) samples; x and y are then a bounded part of it, or
+    the samples as they were recorded, for calibration.
     """
 
     x: np.ndarray
@@ -51,7 +52,7 @@ class Split:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """One pass in batches, shuffled with a generator; a last smaller batch then is dropped.
 
-        A stream comes in its own order: shuffling it is the user's tf.data pipeline's task.
+        A stream shuffles itself: that of a user's function is its tf.data pipeline's task.
         """
         if self.stream is not None:
             samples = self.stream(generator)
@@ -88,12 +89,14 @@ def load(
     batch_size: int = BATCH_SIZE,
     output_bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Data:
-    """Data from `FILE.npz`, `module:function` or `file.py:function`, fit for such a network.
+    """Data that fit such a network.
 
-    An npz holds x_train, y_train and optionally x_val, y_val, x_test, y_test; or x, y, split by
-    `seed`. Without any y the network must reconstruct its input. Validation data that is missing
-    comes out of the training data. output_bounds: what the network can give; targets beyond are
-    warned about. Raises UsageError, with what was expected and what was got.
+    spec: `FILE.npz`, a folder of class folders, `module:function` or `file.py:function`, or
+    `NAME:PATH` of a published set (`datasets.READERS`). An npz holds x_train, y_train and
+    optionally x_val, y_val, x_test, y_test; or x, y, split by `seed`. Without any y the network
+    must reconstruct its input. Validation data that is missing comes out of the training data.
+    output_bounds: what the network can give; targets beyond are warned about. Raises UsageError,
+    with what was expected and what was got.
     """
     network = Network(spec, input_shape, output_shape, output_bounds)
     given = _read(network, seed)
@@ -131,8 +134,7 @@ class _Splits:
 def _read_npz(path: Path) -> dict[str, Any]:
     """All arrays of the file; nothing in it is executed."""
     if not path.is_file():
-        hint = " (a Python function is named module:function)" if path.suffix != ".npz" else ""
-        raise UsageError(f"data {path}: no such file{hint}")
+        raise UsageError(f"data {path}: no such file or folder{_other_forms(str(path))}")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as members:
@@ -157,6 +159,16 @@ def _read_npz(path: Path) -> dict[str, Any]:
             f"data {path}: cannot be read as .npz ({detail}); write it with np.savez from arrays "
             "of numbers"
         ) from None
+
+
+def _other_forms(spec: str) -> str:
+    """What else than a file may be meant."""
+    if spec.endswith(".npz"):
+        return ""
+    close = difflib.get_close_matches(spec.partition(":")[0], datasets.READERS, n=1)
+    if ":" in spec and close:
+        return f"; did you mean {close[0]}:PATH?"
+    return " (a Python function is named module:function, a published set NAME:PATH)"
 
 
 def _memory_bytes() -> int:

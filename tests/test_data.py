@@ -154,6 +154,8 @@ def test_wrong_values_are_refused_with_expected_and_got(tmp_path):
 
 def test_files_that_are_no_npz_are_refused(tmp_path):
     refused(str(tmp_path / "missing.npz"), "no such file")
+    refused(str(tmp_path / "missing"), "module:function")
+    refused("fashion-mnst:my/sets", "did you mean fashion-mnist:PATH?")
     for name, content in (("text.npz", b"hello"), ("empty.npz", b""), ("cut.npz", None)):
         path = tmp_path / name
         if content is None:

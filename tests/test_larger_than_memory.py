@@ -16,16 +16,15 @@ import pytest
 
 from tests.data_files import write_png
 
-MEBIBYTE = 1 << 20
-LIMIT = 32 * MEBIBYTE
-"""Of the samples of a split."""
+LIMIT = 32 << 20
+"""Bytes of the samples of a split that are kept."""
 
-SET = 512 * MEBIBYTE
-CEILING = 400 * MEBIBYTE
-"""A few copies of a split that is kept, batches, TensorFlow's buffers and code."""
+SET = 512 << 20
+CEILING = 400 << 20
+"""A few copies of what is kept, batches, TensorFlow's buffers and code."""
 
-SHAPE = (256, 256, 4)
-"""1 MiB a sample, in float32."""
+SHAPE = (128, 128, 4)
+SAMPLES = SET // (4 * 128 * 128 * 4)
 
 SCRIPT = """
 import resource, sys
@@ -40,7 +39,7 @@ sources.MEMORY_BYTES = limit
 from redsc.tf_network import tensorflow
 tensorflow().constant(0)
 start = peak()
-result = data.load(spec, (256, 256, 4), (2,), 0, batch_size=8)
+result = data.load(spec, (128, 128, 4), (2,), 0, batch_size=8)
 count = sum(len(x) for x, _ in result.train.batches(8, np.random.default_rng(0)))
 print(count, result.train.stream is not None, peak() - start)
 """
@@ -52,8 +51,8 @@ import tensorflow as tf
 def load():
     def generate():
         for number in range({samples}):
-            yield np.full((256, 256, 4), number, np.float32), number % 2
-    types = tf.TensorSpec((256, 256, 4), tf.float32), tf.TensorSpec((), tf.int64)
+            yield np.full((128, 128, 4), number, np.float32), number % 2
+    types = tf.TensorSpec((128, 128, 4), tf.float32), tf.TensorSpec((), tf.int64)
     return tf.data.Dataset.from_generator(generate, output_signature=types)
 """
 
@@ -69,12 +68,11 @@ def grown(spec: str, limit: int) -> tuple[int, bool, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [LIMIT, 2 * SET])
 def test_a_generator_larger_than_memory_is_streamed(tmp_path: Path, limit: int) -> None:
-    samples = SET // MEBIBYTE
-    (tmp_path / "sets.py").write_text(GENERATOR.format(samples=samples))
+    (tmp_path / "sets.py").write_text(GENERATOR.format(samples=SAMPLES))
     count, streamed, growth = grown(f"{tmp_path}/sets.py:load", limit)
     if limit == LIMIT:
         assert streamed
-        assert samples - 16 <= count < samples  # some of those that fit are kept for validation
+        assert count == SAMPLES - 16  # 13 of the 127 that fit are validation, 3 fill no batch
         assert growth < CEILING
     else:
         assert not streamed
@@ -85,9 +83,9 @@ def test_a_generator_larger_than_memory_is_streamed(tmp_path: Path, limit: int) 
 def test_a_folder_larger_than_memory_is_streamed(tmp_path: Path) -> None:
     for number, name in enumerate("ab"):
         picture = write_png(tmp_path / name / "0.png", np.full(SHAPE, number))
-        for index in range(1, SET // MEBIBYTE // 2):
+        for index in range(1, SAMPLES // 2):
             (tmp_path / name / f"{index}.png").hardlink_to(picture)
     count, streamed, growth = grown(str(tmp_path), LIMIT)
     assert streamed
-    assert count == 368  # 72 % of 512, in batches of 8
+    assert count == 1472  # 72 % of 2048, in batches of 8
     assert growth < CEILING

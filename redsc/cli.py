@@ -136,8 +136,10 @@ def analyze(model: Path, as_json: bool) -> None:
 )
 @click.option(
     "--data",
-    metavar="FILE.npz|module:function",
-    help="Training data: x_train,y_train[,x_val,y_val][,x_test,y_test] or x,y.",
+    metavar="FILE.npz|FOLDER|module:function|NAME:PATH",
+    help="Training data: x_train,y_train[,x_val,y_val][,x_test,y_test] or x,y; a folder of class "
+    "folders; a function; or NAME speech-commands, fashion-mnist, cifar-10, visual-wake-words and "
+    "the folder of its files.",
 )
 @click.option("--levels", metavar="P,P,…", help="Budgets in percent.  [default: 25,50,75,100]")
 @click.option(

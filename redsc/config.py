@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from redsc import emit
+from redsc import datasets, emit
 from redsc.boards import BOARDS
 from redsc.errors import UsageError
 
@@ -120,9 +120,8 @@ def _convert(path: Path, key: str, value: Any) -> Any:
             if isinstance(value, str):
                 return path.parent / value
         case "data":
-            # A file lies beside redsc.toml, a module is found by Python.
             if isinstance(value, str):
-                return str(path.parent / value) if _names_file(value) else value
+                return _beside(path.parent, value)
         case _ if kind.startswith(("str", "Budget")) and isinstance(value, str):
             return value
         case _ if kind.startswith("bool") and isinstance(value, bool):
@@ -132,8 +131,14 @@ def _convert(path: Path, key: str, value: Any) -> Any:
     raise UsageError(f"{where}: expected {_KINDS.get(kind.removesuffix(' | None'), 'text')}")
 
 
-def _names_file(data: str) -> bool:
-    return data.endswith(".npz") or bool(re.search(r"\.py:[A-Za-z_]\w*$", data))
+def _beside(folder: Path, data: str) -> str:
+    """`--data` of a redsc.toml in `folder`: paths are relative to it, a module Python's to find."""
+    if datasets.names_reader(data):
+        reader, _, path = data.partition(":")
+        return f"{reader}:{folder / path}"
+    if re.fullmatch(r"[\w.]+:[A-Za-z_]\w*", data) and not re.search(r"\.py:\w+$", data):
+        return data
+    return str(folder / data)
 
 
 def _join(value: Any, where: str) -> str:

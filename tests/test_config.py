@@ -46,10 +46,31 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
     options = config.merge(config.read(file), {"model": Path("m.h5")})
     assert options.output == tmp_path / "builds" / "m"
     assert options.data == str(tmp_path / "sets" / "d.npz")
-    file.write_text('data = "sets.py:load"\n')
-    assert config.read(file) == {"data": str(tmp_path / "sets.py:load")}
-    file.write_text('data = "package.sets:load"\n')
-    assert config.read(file) == {"data": "package.sets:load"}
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("sets/d.npz", "{}/sets/d.npz"),
+        ("odd:name.npz", "{}/odd:name.npz"),
+        ("/sets/d.npz", "/sets/d.npz"),
+        ("sets.py:load", "{}/sets.py:load"),
+        ("my/sets.py:load", "{}/my/sets.py:load"),
+        ("package.sets:load", "package.sets:load"),
+        ("sets", "{}/sets"),
+        ("my/sets", "{}/my/sets"),
+        ("../sets/", "{}/../sets"),
+        ("speech-commands:sets", "speech-commands:{}/sets"),
+        ("cifar-10:/sets", "cifar-10:/sets"),
+        ("fashion-mnist:.", "fashion-mnist:{}"),
+    ],
+)
+def test_data_in_the_file_is_relative_to_it_but_a_module_is_not(
+    tmp_path: Path, data: str, expected: str
+) -> None:
+    file = tmp_path / "redsc.toml"
+    file.write_text(f'data = "{data}"\n')
+    assert config.read(file) == {"data": expected.format(tmp_path)}
 
 
 @pytest.mark.parametrize(

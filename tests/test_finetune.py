@@ -198,7 +198,7 @@ def test_streamed_data_trains(monkeypatch):
     split = dataset.train
     passes = []
 
-    def stream():
+    def stream(generator):
         passes.append(1)
         return zip(split.x, split.y, strict=True)
 

@@ -219,7 +219,7 @@ class _Trainer:
             self.optimizer._create_all_weights(self._trainable(self.levels))
         self._compiled: dict[tuple[tuple[int, ...], bool], Any] = {}
         self._stream = (
-            _endless_stream(data.train, options.batch_size) if data.train.stream else None
+            _endless_stream(data.train, options) if data.train.stream else None
         )
 
     def _trainable(self, levels: Sequence[LevelNetwork]) -> list[Any]:
@@ -355,10 +355,10 @@ def _sample_weights(class_weights: tuple[float, ...] | None, y: Tensor) -> Tenso
     return tensorflow().gather(np.asarray(class_weights, np.float32), y)
 
 
-def _endless_stream(split: Split, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    generator = np.random.default_rng(0)  # says only that a last smaller batch is dropped
+def _endless_stream(split: Split, options: Options) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    generator = np.random.default_rng(options.seed)
     while True:
-        yield from split.batches(min(size, len(split)), generator)
+        yield from split.batches(min(options.batch_size, len(split)), generator)
 
 
 def _levels_of_step(number: int, count: int, all_levels: bool = False) -> tuple[int, ...]:

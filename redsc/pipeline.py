@@ -18,6 +18,7 @@ import redsc
 from redsc import (
     boards,
     calibrate,
+    class_plots,
     data,
     finetune,
     flash,
@@ -35,6 +36,7 @@ from redsc import (
     passes,
     plan,
     project,
+    quality,
     quantize,
     report,
     tf_network,
@@ -138,9 +140,9 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         if ladder.outputs is not None:
             project.write_outputs(staging, ladder.outputs)
         progress.stage("measure accuracy")
-        quality = measure.quality(network, tflites, ladder, dataset, samples, progress)
+        measured = quality.evaluate(network, tflites, ladder, dataset, samples, progress)
 
-        warnings += measure.fidelity_warnings(quality)
+        warnings += quality.fidelity_warnings(measured.levels)
         _refuse_warnings(options, warnings)
         _refuse_warnings(options, ladder.warnings, ToolchainError)
         warnings += ladder.warnings
@@ -151,10 +153,13 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             "model": measure.model_facts(options, model, graph, faithful),
             "input": measure.input_facts(network, samples),
             "levels": [
-                {**level, **measured, **measure.verdict_facts(verdict)}
-                for level, measured, verdict in zip(levels, quality, ladder.verdicts, strict=True)
+                {**level, **found, **measure.verdict_facts(verdict)}
+                for level, found, verdict in zip(
+                    levels, measured.levels, ladder.verdicts, strict=True
+                )
             ],
-            "classifier": measure.is_classifier(network, dataset),
+            "classifier": quality.is_classifier(network, dataset),
+            **measured.shared,
             "fixed_groups": [group.name for group in grouping.groups.values() if group.fixed],
             "flash": {
                 "weights_bytes": device_plan.weights_bytes,
@@ -173,7 +178,11 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             "warnings": warnings,
             "seconds": dict(progress.seconds),
         }
-        project.write_report(staging, result, measure.layers_csv(network))
+        tables = {"layers.csv": measure.layers_csv(network)}
+        if measured.confusion:
+            tables["confusion.csv"] = quality.confusion_csv(measured)
+        pictures = class_plots.draw(result, measured.confusion)
+        project.write_report(staging, result, tables, pictures)
         progress.stage(f"put {options.output} in place")
     return result
 

@@ -151,6 +151,11 @@ def analyze(model: Path, as_json: bool) -> None:
 @click.option(
     "--epochs", type=int, metavar="N", help="Fine-tuning epochs; 0 only re-estimates batch-norm."
 )
+@click.option(
+    "--importance",
+    metavar="taylor|first-order|fisher|magnitude|random",
+    help="What ranks units.  [default: taylor with data, else magnitude]",
+)
 @click.option("--seed", type=int, metavar="N", help="Seed of every random choice.  [default: 0]")
 @click.option(
     "--runtime",

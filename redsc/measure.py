@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from redsc import (
     verify,
 )
 from redsc.config import CompileOptions
+from redsc.importance import Ranking
 from redsc.memory import ArenaPlan
 from redsc.plan import Plan
 from redsc.quantized import QuantizedLevel, QuantizedNetwork
@@ -159,3 +160,17 @@ def _layer_rows(number: int, level: QuantizedLevel) -> list[tuple[Any, ...]]:
         rows.append((number, op.name, type(op).__name__, shape, macs.get(op.name, 0), weights,
                      params.scale, params.zero_point))  # fmt: skip
     return rows
+
+
+def importance_csv(ranking: Mapping[str, Ranking], levels: Sequence[Mapping[str, Any]]) -> str:
+    """One row per group that may change width and unit, most important first.
+
+    narrowest_level: the first of the report's `levels` that keeps the unit; empty if none does.
+    """
+    header = ("group", "rank", "unit", "score", "narrowest_level")
+    table: list[tuple[Any, ...]] = []
+    for group, units in ranking.items():
+        for rank, (unit, score) in enumerate(zip(units.units, units.scores, strict=True)):
+            keeping = (level["level"] for level in levels if rank < level["widths"][group])
+            table.append((group, rank, unit, f"{score:.6g}", next(keeping, None)))
+    return report.csv_text(header, table)

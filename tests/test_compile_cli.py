@@ -38,6 +38,7 @@ PROJECT = (
     "tools/flash.py",
     "lib/model/model.h", "model.tflite", "levels/level_0.tflite", "levels/level_1.tflite",
     "report/report.json", "report/summary.csv", "report/layers.csv", "report/levels.png",
+    "report/importance.csv", "report/importance.png",
 )  # fmt: skip
 
 

@@ -153,6 +153,11 @@ def analyze(model: Path, as_json: bool) -> None:
 @click.option(
     "--epochs", type=int, metavar="N", help="Fine-tuning epochs; 0 only re-estimates batch-norm."
 )
+@click.option(
+    "--importance",
+    metavar="taylor|first-order|fisher|magnitude|random",
+    help="What ranks units.  [default: taylor with data, else magnitude]",
+)
 @click.option("--seed", type=int, metavar="N", help="Seed of every random choice.  [default: 0]")
 @click.option(
     "--runtime",
@@ -315,15 +320,18 @@ def flash(directory: Path, port: str | None, no_upload: bool, as_json: bool) -> 
 
 @cli.command()
 @DIRECTORY
+@click.option("--classes", is_flag=True, help="Print accuracy per class, calibration, agreement.")
 @JSON
 @_verbosity
-def report(directory: Path, as_json: bool) -> None:
+def report(directory: Path, classes: bool, as_json: bool) -> None:
     """Print the report of an existing build again."""
     from redsc import report
 
     result = report.read(directory)
     if as_json:
         _print_json(result)
+    elif classes:
+        report.print_classes(directory, result)
     else:
         report.print_tables(result)
 

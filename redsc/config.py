@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 from redsc import datasets, emit
 from redsc.boards import BOARDS
 from redsc.errors import UsageError
+from redsc.importance import GRADIENT_METHODS, METHODS
 
 Budget = Literal["macs", "ram", "flash"]
 BUDGETS = get_args(Budget)
@@ -47,6 +48,7 @@ class CompileOptions:
     channel_step: int | None = None
     min_width: int | None = None
     epochs: int | None = None
+    importance: str | None = None
     seed: int = 0
     runtime: str = "tflm"
     board: str = "nano33ble"
@@ -159,10 +161,20 @@ def merge(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> CompileO
 
 
 def _check(options: CompileOptions) -> None:
-    for name, allowed in (("budget", BUDGETS), ("runtime", RUNTIMES), ("board", tuple(BOARDS))):
+    for name, allowed in (
+        ("budget", BUDGETS),
+        ("importance", METHODS),
+        ("runtime", RUNTIMES),
+        ("board", tuple(BOARDS)),
+    ):
         value = getattr(options, name)
-        if value not in allowed:
+        if value is not None and value not in allowed:
             raise UsageError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+    if options.importance in GRADIENT_METHODS and options.data is None:
+        raise UsageError(
+            f"importance: {options.importance!r} needs gradients of training data; give --data, or "
+            "choose magnitude or random"
+        )
     if not emit.is_namespace(options.name):
         raise UsageError(
             f"name: {options.name!r} cannot be a C++ namespace of its own; use small letters, "

@@ -7,8 +7,10 @@ narrowest levels need, then for what was missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from redsc import groups, ir, kernels, memory, nesting, plan, quantize
 from redsc.errors import InfeasibleError
@@ -17,21 +19,29 @@ from redsc.nesting import Nesting, SearchOptions
 
 
 def find_levels(
-    graph: ir.Graph, grouping: groups.Grouping, importance: Importance, options: SearchOptions
+    graph: ir.Graph,
+    grouping: groups.Grouping,
+    importance: Importance,
+    options: SearchOptions,
+    unit_importance: Mapping[str, np.ndarray] | None = None,
 ) -> Nesting:
     """`nesting.find_levels`, whose levels and their structure keep to max_flash_bytes together.
 
     Raises InfeasibleError like it; the value it names is the smallest that holds any levels.
     """
     if options.max_flash_bytes is None:
-        return nesting.find_levels(graph, grouping, importance, options)
+        return nesting.find_levels(graph, grouping, importance, options, unit_importance)
     smallest = [nesting.narrowest(grouping, options)] * len(set(options.percents))
     reserved, too_much = structure_bytes(graph, grouping, smallest), None
     enough = reserved  # to find levels, but not for their structure
     while True:
         try:
             found = nesting.find_levels(
-                graph, grouping, importance, replace(options, reserved_flash_bytes=reserved)
+                graph,
+                grouping,
+                importance,
+                replace(options, reserved_flash_bytes=reserved),
+                unit_importance,
             )
         except InfeasibleError:
             if reserved - enough <= 1:
@@ -50,7 +60,9 @@ def find_levels(
         return found
     # What was reserved for the structure of levels that were dropped is the others'.
     kept = tuple(level.percent for level in found.levels)
-    again = find_levels(graph, grouping, importance, replace(options, percents=kept))
+    again = find_levels(
+        graph, grouping, importance, replace(options, percents=kept), unit_importance
+    )
     if again.levels[-1].gain < found.levels[-1].gain:
         return found
     return replace(

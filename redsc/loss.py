@@ -95,16 +95,21 @@ def _flat(value: Tensor) -> Tensor:
     return tensorflow().reshape(value, (-1, int(np.prod(value.shape[1:]))))
 
 
-def accuracy(outputs: np.ndarray, y: np.ndarray, graph: ir.Graph) -> float:
-    """Share of samples whose predicted class is `y`; outputs (samples, *output shape).
+def predictions(outputs: np.ndarray, graph: ir.Graph) -> np.ndarray:
+    """int64 (samples,): the class that each of outputs (samples, *output shape) names.
 
-    A single output predicts class 1 above 0.5 when it is a probability, above 0 when a logit.
+    A single output names class 1 above 0.5 when it is a probability, above 0 when a logit.
     """
     outputs = outputs.reshape(len(outputs), -1)
     if outputs.shape[1] > 1:
-        return float(np.mean(outputs.argmax(axis=1) == y))
+        return outputs.argmax(axis=1)
     threshold = 0.5 if head(graph)[1] is ir.Logistic else 0.0
-    return float(np.mean((outputs[:, 0] > threshold) == (y == 1)))
+    return (outputs[:, 0] > threshold).astype(np.int64)
+
+
+def accuracy(outputs: np.ndarray, y: np.ndarray, graph: ir.Graph) -> float:
+    """Share of samples whose predicted class is `y`; outputs (samples, *output shape)."""
+    return float(np.mean(predictions(outputs, graph) == y))
 
 
 def mean_squared_error(outputs: np.ndarray, y: np.ndarray) -> float:

@@ -92,6 +92,8 @@ def test_data_in_the_file_is_relative_to_it_but_a_module_is_not(
         ("budget = 'time'", "budget: 'time' is not one of macs, ram, flash"),
         ("board = 'uno'", "nano33ble"),
         ("runtime = 'tf'", "standalone"),
+        ("importance = 'best'", "importance: 'best' is not one of taylor, first-order, fisher"),
+        ("importance = 'fisher'", "importance: 'fisher' needs gradients of training data; give"),
     ],
 )
 def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:
@@ -99,6 +101,12 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text)
     with pytest.raises(UsageError, match=message):
         config.merge(config.read(file), {"model": Path("m.h5")})
+
+
+@pytest.mark.parametrize(("method", "data"), [("random", None), ("first-order", "d.npz")])
+def test_importance_may_be_chosen(method: str, data: str | None) -> None:
+    options = config.merge({"importance": method}, {"model": Path("m.h5"), "data": data})
+    assert options.importance == method
 
 
 def test_missing_file(tmp_path: Path) -> None:

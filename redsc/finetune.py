@@ -10,10 +10,9 @@ int8; test data is never seen.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from redsc.distribution import Cluster
 from redsc.groups import Grouping, Widths
 from redsc.level_network import LevelNetwork, SharedKernels
 from redsc.tf_network import Tensor, forward, tensorflow
+from redsc.training import Batches, Descent
 
 log = logging.getLogger("redsc")
 
@@ -37,14 +37,10 @@ _SAMPLES_SEEN = 60_000
 _EPOCHS = (10, 40)
 """Default epochs: as many as see about _SAMPLES_SEEN samples, within these bounds."""
 
-_STREAM_STEPS = 1000
-"""Training steps of an epoch when the data is streamed, and so of unknown, or endless, length."""
-
 _NORM_SAMPLES = 512
 """Training samples on which batch-norm statistics and activation ranges are measured."""
 
 _LEVELS_PER_STEP = 4
-_LARGEST_GRADIENT = 5.0
 
 _INT8_LOSS = 1.02
 """Validation loss in simulated int8 over that in float, above which training simulates int8.
@@ -202,9 +198,7 @@ class _Trainer:
         tf = tensorflow()
         self.original, self.data, self.options, self.epochs = graph, data, options, epochs
         self.cluster = cluster
-        self.steps = (
-            _STREAM_STEPS if data.train.stream else max(len(data.train) // options.batch_size, 1)
-        )
+        self.batches = Batches(data.train, options.batch_size, options.seed)
         self.probe = tf.constant(data.train.sample(_NORM_SAMPLES, options.seed)[0])
         self.weights = options.loss_weights or (1.0,) * len(levels)
         with cluster.strategy.scope():
@@ -213,75 +207,35 @@ class _Trainer:
                 LevelNetwork(self.kernels, level, widths)
                 for level, widths in zip(levels, level_widths, strict=True)
             ]
-            self.rate = tf.Variable(0.0, trainable=False)
-            self.optimizer = tf.keras.optimizers.legacy.Adam(self.rate)
-            # Slots for everything at once, whichever levels the first step trains.
-            self.optimizer._create_all_weights(self._trainable(self.levels))
+            self.descent = Descent(
+                cluster,
+                self._trainable(self.levels),
+                options.learning_rate,
+                epochs * self.batches.steps,
+                options.warmup_steps,
+            )
         self._compiled: dict[tuple[tuple[int, ...], bool], Any] = {}
-        self._stream = (
-            _endless_stream(data.train, options) if data.train.stream else None
-        )
 
     def _trainable(self, levels: Sequence[LevelNetwork]) -> list[Any]:
         return [*self.kernels.variables, *(v for level in levels for v in level.trainable)]
 
     def run_epoch(self, epoch: int, quantized: bool) -> float:
-        """All steps of an epoch; the mean loss. The batches depend on seed and epoch alone."""
+        """All steps of an epoch; the mean loss."""
         losses = []
-        for number, (x, y) in enumerate(self._batches(epoch), epoch * self.steps):
-            self.rate.assign(self._learning_rate(number))
+        for number, (x, y) in enumerate(self.batches.epoch(epoch), epoch * self.batches.steps):
+            self.descent.at_step(number)
             chosen = _levels_of_step(number, len(self.levels), self.options.all_levels)
-            key = (chosen, quantized)
-            if key not in self._compiled:
-                self._compiled[key] = self._compile(chosen, quantized)
-            losses.append(self._compiled[key](*self.cluster.rows(x, y)))
+            losses.append(self._step(chosen, quantized)(x, y))
         return float(np.mean([float(value) for value in losses]))
 
-    def _batches(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if self._stream is not None:
-            return itertools.islice(self._stream, self.steps)
-        generator = np.random.default_rng((self.options.seed, epoch))
-        size = min(self.options.batch_size, len(self.data.train))
-        return itertools.islice(self.data.train.batches(size, generator), self.steps)
-
-    def skip(self, epochs: int) -> None:
-        """Leaves out what earlier epochs took from a stream."""
-        if self._stream is not None:
-            for _ in itertools.islice(self._stream, epochs * self.steps):
-                pass
-
-    def _learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine to zero."""
-        last = self.epochs * self.steps
-        warm = min(self.options.warmup_steps, last // 10)
-        if step < warm:
-            return self.options.learning_rate * (step + 1) / (warm + 1)
-        return (
-            self.options.learning_rate * 0.5 * (1 + np.cos(np.pi * (step - warm) / (last - warm)))
-        )
-
-    def _compile(self, chosen: tuple[int, ...], quantized: bool) -> Any:
-        tf, strategy = tensorflow(), self.cluster.strategy
-        levels = [self.levels[number] for number in chosen]
-        variables = self._trainable(levels)
-
-        def step(x: Tensor, y: Tensor) -> Tensor:
-            with tf.GradientTape() as tape:
-                total = self._loss(levels, x, y, quantized)
-            gradients = tape.gradient(total, variables, unconnected_gradients="zero")
-            gradients = distribution.mean_over_replicas(gradients)
-            gradients, _ = tf.clip_by_global_norm(gradients, _LARGEST_GRADIENT)
-            self.optimizer.apply_gradients(
-                zip(gradients, variables, strict=True), experimental_aggregate_gradients=False
+    def _step(self, chosen: tuple[int, ...], quantized: bool) -> Any:
+        key = (chosen, quantized)
+        if key not in self._compiled:
+            levels = [self.levels[number] for number in chosen]
+            self._compiled[key] = self.descent.compile(
+                self._trainable(levels), lambda x, y: self._loss(levels, x, y, quantized)
             )
-            return total
-
-        @tf.function(autograph=False, reduce_retracing=True)
-        def update(x: Tensor, y: Tensor) -> Tensor:
-            total = strategy.run(step, args=(x, y))
-            return strategy.reduce(tf.distribute.ReduceOp.MEAN, total, axis=None)
-
-        return update
+        return self._compiled[key]
 
     def _loss(self, levels: list[LevelNetwork], x: Tensor, y: Tensor, quantized: bool) -> Tensor:
         """Weighted mean over levels, widest first, of loss on labels and distance from the teacher.
@@ -332,7 +286,7 @@ class _Trainer:
         variables = [
             *self.kernels.variables,
             *(variable for level in self.levels for variable in level.variables),
-            *self.optimizer.variables(),
+            *self.descent.variables,
         ]
         return {f"{number}": variable for number, variable in enumerate(variables)}
 
@@ -353,12 +307,6 @@ def _sample_weights(class_weights: tuple[float, ...] | None, y: Tensor) -> Tenso
     if class_weights is None:
         return 1.0
     return tensorflow().gather(np.asarray(class_weights, np.float32), y)
-
-
-def _endless_stream(split: Split, options: Options) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    generator = np.random.default_rng(options.seed)
-    while True:
-        yield from split.batches(min(options.batch_size, len(split)), generator)
 
 
 def _levels_of_step(number: int, count: int, all_levels: bool = False) -> tuple[int, ...]:
@@ -408,7 +356,7 @@ class _Run:
             return cls()
         log.warning("training goes on after epoch %d of %d", epoch, trainer.epochs)
         trainer.restore({name: arrays[f"now/{name}"] for name in state})
-        trainer.skip(int(epoch))
+        trainer.batches.skip(int(epoch))
         best = {name: arrays[f"best/{name}"] for name in state} if np.isfinite(score) else None
         return cls(int(epoch), bool(quantized), best, (score, negative_loss), int(best_epoch))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from redsc import calibrate, data, finetune, groups, importance, ir, loss, quantize
+from redsc import calibrate, data, finetune, groups, importance, ir, loss, quantize, training
 from redsc.finetune import Options
 from redsc.level_network import LevelNetwork, SharedKernels
 from redsc.tf_network import predict
@@ -192,7 +192,7 @@ def test_a_level_without_weight_learns_no_norm_of_its_own():
 
 @pytest.mark.slow
 def test_streamed_data_trains(monkeypatch):
-    monkeypatch.setattr(finetune, "_STREAM_STEPS", 5)
+    monkeypatch.setattr(training, "STREAM_STEPS", 5)
     graph = depthwise()
     dataset = task_data(graph.input.shape)
     split = dataset.train

@@ -1,0 +1,241 @@
+"""One network of any widths at once: trained at random ones, then asked how good given ones are.
+
+How accurate a subnetwork will get is hard to foretell from the weights of a network that was
+never trained to lose units. So a copy of the network learns to work at any widths (universally
+slimmable networks: Yu & Huang, ICCV 2019; one-shot search: Guo et al., ECCV 2020). After that the
+loss of any widths is measured, not guessed, with batch-norm re-estimated and without training.
+
+Widths change from step to step, so units are masked, not sliced: one compiled step serves all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from redsc import calibrate, checkpoint, groups, ir, loss
+from redsc.data import Data, Task
+from redsc.distribution import Cluster, moments
+from redsc.groups import Grouping, Widths
+from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
+from redsc.training import Batches, Descent
+
+log = logging.getLogger("redsc")
+
+_WIDTHS_PER_STEP = 2
+"""Random widths that a step trains beside the full ones."""
+
+_NARROWEST = 0.2
+"""Smallest share of units that random widths have in common; single groups may have less."""
+
+_SPREAD = 0.5
+"""Each group's share is the common one times exp(-_SPREAD … _SPREAD)."""
+
+_LEARNING_RATE = 1e-3
+_WARMUP_STEPS = 20
+_DISTILLATION = 0.5
+
+
+class Supernet:
+    """A lowered graph, its units in order of importance, of any widths.
+
+    Batch-norms normalise with the moments of the widths at hand, never with stored ones; gamma
+    and beta are shared by all widths.
+    """
+
+    def __init__(self, graph: ir.Graph, grouping: Grouping) -> None:
+        tf = tensorflow()
+        self.graph, self.grouping = graph, grouping
+        self.kernels = {op.name: tf.Variable(op.kernel) for op in graph.linear_ops}
+        self._normed = {op.name: calibrate.has_statistics(op.norm) for op in graph.linear_ops}
+        scales, offsets = {}, {}
+        for op in graph.linear_ops:
+            if self._normed[op.name]:
+                assert op.norm is not None
+                scales[op.name], offsets[op.name] = op.norm.gamma, op.norm.beta
+            else:
+                scales[op.name], offsets[op.name] = op.scale, op.offset
+        self.scales = {name: tf.Variable(np.float32(scale)) for name, scale in scales.items()}
+        self.offsets = {name: tf.Variable(np.float32(offset)) for name, offset in offsets.items()}
+        sizes = [group.units for group in grouping.groups.values()]
+        self._starts = dict(zip(grouping.groups, np.cumsum([0, *sizes]), strict=False))
+        self._units = int(sum(sizes))
+        self._channels = {name: self._unit_of_channel(axis) for name, axis in grouping.axes.items()}
+        self._evaluate = tf.function(self._evaluate_once, autograph=False, reduce_retracing=True)
+
+    @property
+    def variables(self) -> list[Any]:
+        return [*self.kernels.values(), *self.scales.values(), *self.offsets.values()]
+
+    def _unit_of_channel(self, axis: groups.Axis) -> np.ndarray:
+        """int64 (channels,): place of each channel's unit in a mask."""
+        parts = []
+        for segment in axis:
+            units = self._starts[segment.group] + np.arange(segment.units)
+            shape = (segment.outer, segment.units, segment.inner)
+            parts.append(np.broadcast_to(units[:, None], shape).reshape(-1))
+        return np.concatenate(parts)
+
+    def mask(self, widths: Widths) -> np.ndarray:
+        """float32 (units of all groups,): 1 for units that are kept."""
+        mask = np.zeros(self._units, np.float32)
+        for name, start in self._starts.items():
+            mask[start : start + widths[name]] = 1
+        return mask
+
+    def forward(
+        self, x: Tensor, mask: Tensor, measured: dict[str, tuple[Tensor, Tensor]] | None = None
+    ) -> dict[str, Tensor]:
+        """Every tensor for raw inputs `x`; units that are masked are 0.
+
+        measured: moments of each norm's input. Empty, those of `x` are stored there; filled, they
+        are used.
+        """
+        tf = tensorflow()
+        given = dict(measured or {})
+
+        def run_linear(op: ir.LinearOp, value: Tensor) -> Tensor:
+            product = linear(op, value, self.kernels[op.name])
+            if self._normed[op.name]:
+                assert op.norm is not None
+                mean, variance = given.get(op.name) or moments(product)
+                if measured is not None:
+                    measured[op.name] = (mean, variance)
+                epsilon = max(op.norm.epsilon, 1e-12)
+                product = (product - mean) * tf.math.rsqrt(variance + epsilon)
+            product = product * self.scales[op.name] + self.offsets[op.name]
+            return self._masked(op, activate(op.activation, product), mask)
+
+        values: dict[str, Tensor] = {}
+        for op in self.graph.ops:
+            inputs = [values[name] for name in op.inputs] or [x]
+            value = apply(op, inputs, run_linear)
+            # The only other op that makes something of nothing.
+            values[op.name] = (
+                self._masked(op, value, mask) if isinstance(op, ir.Logistic) else value
+            )
+        return values
+
+    def _masked(self, op: ir.Op, value: Tensor, mask: Tensor) -> Tensor:
+        return value * tensorflow().gather(mask, self._channels[op.name])
+
+    def losses(
+        self,
+        level_widths: Sequence[Widths],
+        calibration: np.ndarray,
+        x: np.ndarray,
+        y: np.ndarray,
+        task: Task,
+    ) -> np.ndarray:
+        """float64 (widths,): mean loss on (x, y), batch-norm re-estimated on `calibration`.
+
+        All inputs are raw.
+        """
+        return np.array(
+            [
+                float(self._evaluate(calibration, x, y, self.mask(widths), task))
+                for widths in level_widths
+            ]
+        )
+
+    def _evaluate_once(
+        self, calibration: Tensor, x: Tensor, y: Tensor, mask: Tensor, task: Task
+    ) -> Tensor:
+        measured: dict[str, tuple[Tensor, Tensor]] = {}
+        self.forward(calibration, mask, measured)
+        values = self.forward(x, mask, measured)
+        return tensorflow().reduce_mean(loss.per_sample(self.graph, values, y, task))
+
+    def step_loss(self, x: Tensor, y: Tensor, masks: Tensor, task: Task) -> Tensor:
+        """Mean loss at each of the masks; the first one, full, teaches the others."""
+        tf = tensorflow()
+        teacher: Mapping[str, Tensor] = {}
+        terms: list[Tensor] = []
+        for mask in tf.unstack(masks):
+            values = self.forward(x, mask)
+            hard = tf.reduce_mean(loss.per_sample(self.graph, values, y, task))
+            if terms:
+                soft = tf.reduce_mean(loss.distillation(self.graph, values, teacher, task))
+                terms.append((1 - _DISTILLATION) * hard + _DISTILLATION * soft)
+            else:
+                teacher = values
+                terms.append(hard)
+        return tf.add_n(terms) / len(terms)
+
+    def random_masks(self, generator: np.random.Generator) -> np.ndarray:
+        """float32 (widths, units of all groups): the full widths, then random ones."""
+        full = self.grouping.full_widths
+        masks = [self.mask(full)]
+        for _ in range(_WIDTHS_PER_STEP):
+            common = np.exp(generator.uniform(np.log(_NARROWEST), 0))
+            masks.append(self.mask(near(self.grouping, common, generator)))
+        return np.stack(masks)
+
+
+def near(
+    grouping: Grouping, share: float, generator: np.random.Generator, spread: float = _SPREAD
+) -> dict[str, int]:
+    """Random widths around a share of every free group's units, at least one unit each."""
+    widths = grouping.full_widths
+    for group in grouping.free:
+        units = group.units * share * np.exp(generator.uniform(-spread, spread))
+        widths[group.name] = int(np.clip(round(units), 1, group.units))
+    return widths
+
+
+def train(
+    graph: ir.Graph,
+    grouping: Grouping,
+    data: Data,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    cluster: Cluster,
+    progress: Callable[[int, int, str], None],
+    folder: Path | None = None,
+) -> Supernet:
+    """A Supernet that starts from `graph` and learns for `steps` steps at random widths.
+
+    Same seed and data, same result. `folder` keeps the result, so that a search which is
+    interrupted need not train again. Stops early, with what it has, when a loss is not finite.
+    """
+    with cluster.strategy.scope():
+        network = Supernet(graph, grouping)
+        descent = Descent(cluster, network.variables, _LEARNING_RATE, steps, _WARMUP_STEPS)
+    file = None
+    if folder is not None:
+        start = [variable.numpy() for variable in network.variables]
+        name = checkpoint.digest("supernet", steps, batch_size, seed, *start, data.train.x)
+        file = folder / f"{name}.npz"
+        if (found := checkpoint.load(file)) is not None:
+            for number, variable in enumerate(network.variables):
+                variable.assign(found[f"{number}"])
+            return network
+    batches = Batches(data.train, batch_size, seed)
+    task: Task = data.task
+    step = descent.compile(
+        network.variables, lambda x, y, masks: network.step_loss(x, y, masks, task)
+    )
+    generator = np.random.default_rng(seed)
+    number, epoch = 0, 0
+    while number < steps:
+        for x, y in batches.epoch(epoch):
+            descent.at_step(number)
+            value = float(step(x, y, network.random_masks(generator)))
+            number += 1
+            if number % 25 == 0 or number == steps:
+                progress(number, steps, f"random widths, loss {value:.4g}")
+            if number == steps or not np.isfinite(value):
+                break
+        if not np.isfinite(value):
+            log.warning("training at random widths diverged in step %d of %d", number, steps)
+            break
+        epoch += 1
+    if file is not None and cluster.is_chief:
+        values = {f"{n}": variable.numpy() for n, variable in enumerate(network.variables)}
+        checkpoint.save(file, values)
+    return network

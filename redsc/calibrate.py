@@ -340,8 +340,10 @@ def _least_error(counts: np.ndarray, extremes: Range) -> Range:
     return low, high
 
 
-def recalibrate_norms(graph: ir.Graph, x: np.ndarray) -> ir.Graph:
+def recalibrate_norms(graph: ir.Graph, x: np.ndarray, mean_only: bool = False) -> ir.Graph:
     """`graph` with every batch-norm's mean and variance measured on raw inputs `x`.
+
+    mean_only: variances stay, so that multipliers can be shared with the network they are from.
 
     In network order: each is measured with those before it already replaced, as a training-mode
     pass would see it (slimmable networks' post-statistics: Yu & Huang, ICCV 2019, section 3.3).
@@ -356,7 +358,7 @@ def recalibrate_norms(graph: ir.Graph, x: np.ndarray) -> ir.Graph:
     for number, op in enumerate(graph.ops):
         inputs = [values[name] for name in op.inputs] or [tf.constant(x)]
         if isinstance(op, ir.LinearOp) and has_statistics(op.norm):
-            op = _measured(op, linear(op, inputs[0]))
+            op = _measured(op, linear(op, inputs[0]), mean_only)
         values[op.name] = apply(op, inputs)
         for name in op.inputs:
             if last_use[name] == number:
@@ -365,7 +367,7 @@ def recalibrate_norms(graph: ir.Graph, x: np.ndarray) -> ir.Graph:
     return graph.with_ops(ops)
 
 
-def _measured(op: ir.LinearOp, y: Tensor) -> ir.LinearOp:
+def _measured(op: ir.LinearOp, y: Tensor, mean_only: bool) -> ir.LinearOp:
     """`op` with its norm's statistics those of y = kernel · x, plus the bias."""
     assert op.norm is not None
     y = y.numpy().reshape(-1, op.out_channels).astype(np.float64)
@@ -375,5 +377,7 @@ def _measured(op: ir.LinearOp, y: Tensor) -> ir.LinearOp:
     if op.norm.epsilon == 0:
         variance = np.where(variance > 0, variance, op.norm.variance)
     variance = np.minimum(variance, np.finfo(np.float32).max)  # of finite values, it may not be
-    norm = replace(op.norm, mean=ir.read_only(mean), variance=ir.read_only(variance))
+    norm = replace(op.norm, mean=ir.read_only(mean))
+    if not mean_only:
+        norm = replace(norm, variance=ir.read_only(variance))
     return replace(op, norm=norm)

@@ -24,7 +24,7 @@ from redsc.checkpoint import Arrays
 from redsc.data import BATCH_SIZE, Data, Split
 from redsc.distribution import Cluster
 from redsc.groups import Grouping, Widths
-from redsc.level_network import LevelNetwork, SharedKernels
+from redsc.level_network import LevelNetwork, SharedKernels, Tables, share_ranges
 from redsc.tf_network import Tensor, forward, tensorflow
 from redsc.training import Batches, Descent
 
@@ -64,7 +64,7 @@ class Options:
     of the epochs, at least 4. loss_weights: one per level, narrowest first; None weighs all levels
     alike (the REDS paper, arXiv 2311.13349, takes the square root of each level's parameter
     share). class_weights: one per class, mean 1. all_levels: every level in every step, instead
-    of the sandwich when there are more than four.
+    of the sandwich when there are more than four. tables: what the levels share of them.
     """
 
     epochs: int | None = None
@@ -80,6 +80,7 @@ class Options:
     loss_weights: tuple[float, ...] | None = None
     class_weights: tuple[float, ...] | None = None
     all_levels: bool = False
+    tables: Tables = "per-level"
 
 
 def finetune(
@@ -103,9 +104,8 @@ def finetune(
     `warnings`. Raises ClusterError when another worker is gone.
     """
     options = options or Options()
-    levels = tuple(
-        _recalibrated(graph, grouping, widths, data.train, options.seed) for widths in level_widths
-    )
+    x, _ = data.train.sample(_NORM_SAMPLES, options.seed)
+    levels = untrained(graph, grouping, level_widths, x, options.tables)
     epochs = _epochs(options, data.train)
     if epochs == 0:
         return levels
@@ -149,14 +149,26 @@ def _float_epochs(share: float, epochs: int) -> int:
     return epochs if share >= 1 else min(round(share * epochs), epochs - 1)
 
 
-def _recalibrated(
-    graph: ir.Graph, grouping: Grouping, widths: Widths, train: Split, seed: int
-) -> ir.Graph:
-    """A level before training; the full network keeps the statistics it was trained with."""
-    if dict(widths) == grouping.full_widths:
-        return graph
-    narrow = groups.select_units(graph, grouping, groups.prefixes(widths))
-    return calibrate.recalibrate_norms(narrow, train.sample(_NORM_SAMPLES, seed)[0])
+def untrained(
+    graph: ir.Graph,
+    grouping: Grouping,
+    level_widths: Sequence[Widths],
+    x: np.ndarray,
+    tables: Tables = "per-level",
+) -> tuple[ir.Graph, ...]:
+    """The levels, narrowest first, with what they do not share of batch-norm re-estimated on raw
+    inputs `x`. The full network keeps the statistics it was trained with."""
+    store = graph
+    if dict(level_widths[-1]) != grouping.full_widths:
+        store = groups.select_units(graph, grouping, groups.prefixes(level_widths[-1]))
+        store = calibrate.recalibrate_norms(store, x)
+    levels = [store]
+    for widths in reversed(level_widths[:-1]):
+        narrow = groups.select_units(store, groups.find_groups(store), groups.prefixes(widths))
+        if tables != "everything":
+            narrow = calibrate.recalibrate_norms(narrow, x, mean_only=tables == "multipliers")
+        levels.insert(0, narrow)
+    return tuple(levels)
 
 
 @dataclass(frozen=True)
@@ -203,10 +215,12 @@ class _Trainer:
         self.weights = options.loss_weights or (1.0,) * len(levels)
         with cluster.strategy.scope():
             self.kernels = SharedKernels(levels[-1])
+            widest = LevelNetwork(self.kernels, levels[-1], level_widths[-1])
             self.levels = [
-                LevelNetwork(self.kernels, level, widths)
-                for level, widths in zip(levels, level_widths, strict=True)
+                LevelNetwork(self.kernels, level, widths, options.tables, widest)
+                for level, widths in zip(levels[:-1], level_widths[:-1], strict=True)
             ]
+            self.levels.append(widest)
             self.descent = Descent(
                 cluster,
                 self._trainable(self.levels),
@@ -245,10 +259,12 @@ class _Trainer:
         tf, task, options = tensorflow(), self.data.task, self.options
         teacher, terms, weights = forward(self.original, x), [], []
         kernels = self.kernels.read(quantized)
+        widest: dict[str, tuple[Tensor, Tensor]] = {}
         importances = _sample_weights(options.class_weights, y)
         grouping = groups.find_groups(self.original)
         for place, level in enumerate(levels):
-            values = level.forward(x, training=True, quantized=quantized, kernels=kernels)
+            statistics = {} if place else widest
+            values = level.forward(x, True, quantized, kernels, statistics, widest)
             hard = loss.per_sample(level.graph, values, y, task) * importances
             soft = loss.distillation(level.graph, values, teacher, task)
             total = (1 - options.distillation) * hard + options.distillation * soft
@@ -265,8 +281,10 @@ class _Trainer:
 
     def measure(self) -> None:
         """Statistics of every norm and ranges of every tensor, as the kernels are now."""
-        for level in self.levels:
+        for level in reversed(self.levels):  # the widest first: others may share its statistics
             level.measure(self.probe)
+        if self.options.tables != "per-level":
+            share_ranges(self.levels)
 
     def validate(self, quantized: bool) -> _Scores:
         task, losses, scores = self.data.task, [], []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -16,6 +16,15 @@ from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
 _SMALLEST_SCALE = 1e-3
 """Floor of |gamma| in training, as a share of the layer's largest at the start: channels whose
 gamma vanishes at one level would blow up their bias in units of the weights' scale."""
+
+Tables = Literal["per-level", "multipliers", "everything"]
+"""What of the requantisation tables all levels share with the widest one: nothing, multipliers and
+shifts (so batch-norm's scale), or biases too (all of batch-norm, as in the REDS paper)."""
+
+TABLES: tuple[Tables, ...] = get_args(Tables)
+
+Moments = Mapping[str, tuple[Tensor, Tensor]]
+"""Mean and variance of every norm's input, by op name."""
 
 _UNROUNDED = (
     ir.Softmax, ir.Logistic, ir.Tanh,  # TFLite prescribes their output, finer than training needs
@@ -79,10 +88,24 @@ class LevelNetwork:
 
     Batch-norm statistics are not moving averages: training steps use the batch's, and `measure`
     stores exact ones of given samples before a level is evaluated or exported.
+
+    widest: the level whose requantisation tables this one shares, none where it has its own.
+    With "multipliers" it has the widest level's gamma and variance, and a beta and mean of its
+    own; with "everything" it has nothing of its own. It must then run, and be measured, after the
+    widest level.
     """
 
-    def __init__(self, kernels: SharedKernels, graph: ir.Graph, widths: Widths) -> None:
+    def __init__(
+        self,
+        kernels: SharedKernels,
+        graph: ir.Graph,
+        widths: Widths,
+        tables: Tables = "per-level",
+        widest: LevelNetwork | None = None,
+    ) -> None:
         tf = tensorflow()
+        self._tables: Tables = "per-level" if widest is None else tables
+        self._widest = widest
         self.kernels, self.graph = kernels, graph
         self._units = groups.prefixes({name: widths[name] for name in kernels.grouping.groups})
         self._index = {
@@ -112,7 +135,28 @@ class LevelNetwork:
 
     @property
     def trainable(self) -> list[Any]:
-        return [*self.gamma.values(), *self.beta.values()]
+        """The level's own gammas and betas."""
+        gammas = self.gamma.values() if self._tables == "per-level" else ()
+        betas = self.beta.values() if self._tables != "everything" else ()
+        return [*gammas, *betas]
+
+    @property
+    def stored_moments(self) -> Moments:
+        return {name: (self.mean[name], self.variance[name]) for name in self.mean}
+
+    def _shared(self, op: str, values: Tensor) -> Tensor:
+        """The level's channels of a vector over the widest level's."""
+        return tensorflow().gather(values, self._index[op])
+
+    def _gamma(self, op: str) -> Tensor:
+        if self._widest is None or self._tables == "per-level":
+            return self.gamma[op]
+        return self._shared(op, self._widest.gamma[op])
+
+    def _beta(self, op: str) -> Tensor:
+        if self._widest is None or self._tables != "everything":
+            return self.beta[op]
+        return self._shared(op, self._widest.beta[op])
 
     @property
     def variables(self) -> list[Any]:
@@ -127,19 +171,26 @@ class LevelNetwork:
         quantized: bool,
         kernels: Mapping[str, Tensor] | None = None,
         statistics: dict[str, tuple[Tensor, Tensor]] | None = None,
+        widest: Moments | None = None,
     ) -> dict[str, Tensor]:
         """Every tensor for raw inputs `x`; in training norms use, and report, batch moments.
 
-        kernels: what SharedKernels.read gave, when several levels run in one step.
+        kernels: what SharedKernels.read gave, when several levels run in one step. widest: in
+        training, the widest level's moments, of which a level with shared tables takes its own.
         """
         full = self.kernels.read(quantized) if kernels is None else kernels
 
         def run_linear(op: ir.LinearOp, value: Tensor) -> Tensor:
             product = linear(op, value, self._slice(op, full[op.name]))
+            mean, variance = self.mean[op.name], self.variance[op.name]
             if training and self._has_statistics[op.name]:
-                product = self._batch_norm(op, product, statistics)
-            else:
-                product = self._stored_norm(op, product)
+                mean, variance = self._batch_moments(op.name, product, widest)
+                if statistics is not None:
+                    statistics[op.name] = (mean, variance)
+            scale = self._gamma(op.name) * tensorflow().math.rsqrt(
+                variance + max(self._epsilon[op.name], 1e-12)
+            )
+            product = product * scale + (self._beta(op.name) - mean * scale)
             return activate(op.activation, product)
 
         values: dict[str, Tensor] = {}
@@ -155,27 +206,16 @@ class LevelNetwork:
         kernel = _leading(kernel, -2, inputs)
         return kernel if isinstance(op, ir.DepthwiseConv2D) else _leading(kernel, -1, outputs)
 
-    def _batch_norm(
-        self,
-        op: ir.LinearOp,
-        product: Tensor,
-        statistics: dict[str, tuple[Tensor, Tensor]] | None,
-    ) -> Tensor:
-        mean, variance = distribution.moments(product)
-        if statistics is not None:
-            statistics[op.name] = (mean, variance)
-        return self._normalise(op, product, mean, variance)
-
-    def _stored_norm(self, op: ir.LinearOp, product: Tensor) -> Tensor:
-        return self._normalise(op, product, self.mean[op.name], self.variance[op.name])
-
-    def _normalise(
-        self, op: ir.LinearOp, product: Tensor, mean: Tensor, variance: Tensor
-    ) -> Tensor:
-        tf = tensorflow()
-        epsilon = max(self._epsilon[op.name], 1e-12)
-        scale = self.gamma[op.name] * tf.math.rsqrt(variance + epsilon)
-        return product * scale + (self.beta[op.name] - mean * scale)
+    def _batch_moments(
+        self, op: str, product: Tensor, widest: Moments | None
+    ) -> tuple[Tensor, Tensor]:
+        if self._widest is None or self._tables == "per-level":
+            return distribution.moments(product)
+        assert widest is not None
+        mean, variance = (self._shared(op, value) for value in widest[op])
+        return (
+            distribution.moments(product)[0] if self._tables == "multipliers" else mean
+        ), variance
 
     def _round(self, name: str, value: Tensor) -> Tensor:
         low, high = tensorflow().unstack(self.ranges[name])
@@ -188,7 +228,10 @@ class LevelNetwork:
     def _measure_once(self, x: Tensor) -> None:
         tf = tensorflow()
         statistics: dict[str, tuple[Tensor, Tensor]] = {}
-        values = self.forward(x, training=True, quantized=False, statistics=statistics)
+        widest = None if self._widest is None else self._widest.stored_moments
+        values = self.forward(
+            x, training=True, quantized=False, statistics=statistics, widest=widest
+        )
         for name, (mean, variance) in statistics.items():
             self.mean[name].assign(mean)
             self.variance[name].assign(variance)
@@ -223,8 +266,8 @@ class LevelNetwork:
                 self._index[op.name],
             )
             norm = ir.BatchNorm(
-                gamma=ir.read_only(self.gamma[op.name].numpy()),
-                beta=ir.read_only(self.beta[op.name].numpy()),
+                gamma=ir.read_only(np.asarray(self._gamma(op.name))),
+                beta=ir.read_only(np.asarray(self._beta(op.name))),
                 mean=ir.read_only(self.mean[op.name].numpy()),
                 variance=ir.read_only(self.variance[op.name].numpy()),
                 epsilon=self._epsilon[op.name],
@@ -232,6 +275,14 @@ class LevelNetwork:
             return replace(op, kernel=ir.read_only(kernel), bias=None, norm=norm)
 
         return self.graph.with_ops(current(op) for op in self.graph.ops)
+
+
+def share_ranges(levels: Sequence[LevelNetwork]) -> None:
+    """Gives every tensor the union of its ranges over levels, as shared multipliers need."""
+    for name in levels[0].ranges:
+        ends = np.array([level.ranges[name].numpy() for level in levels])
+        for level in levels:
+            level.ranges[name].assign([ends[:, 0].min(), ends[:, 1].max()])
 
 
 def _keeps_sign(gamma: np.ndarray) -> Callable[[Tensor], Tensor]:

@@ -109,16 +109,26 @@ def rows(report: Json) -> list[tuple[str, ...]]:
         row("int8 to float, SQNR dB", of("fidelity", "sqnr_db"), _figures),
         row("flash, all levels, B", [report["flash"]["total_bytes"]] * len(levels), _number),
         row("RAM arena, B", of("arena_bytes"), _number),
+        row("latency, estimate, ms", _latencies(levels), _milliseconds),
         row("instructions", of("emulator", "instructions"), _number),
         row("instructions per switch", of("emulator", "switch_instructions"), _number),
         row("bit-exact", of("verified"), _verdict),
     ]
     if report["classifier"]:
-        table.insert(-5, row("same argmax", of("fidelity", "argmax_agreement"), _share))
+        table.insert(-6, row("same argmax", of("fidelity", "argmax_agreement"), _share))
     for group in levels[-1]["widths"]:
         if group not in report["fixed_groups"]:
             table.append(row(f"width {group}", of("widths", group), str))
     return table
+
+
+def _latencies(levels: Sequence[Json]) -> list[float | None]:
+    """None in a report that an earlier redsc wrote."""
+    return [level.get("estimated_latency_ms") for level in levels]
+
+
+def _milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.2f}" if value >= 1 else f"{value:.3f}"
 
 
 def _percent(value: float) -> str:
@@ -226,7 +236,7 @@ def summary_csv(report: Json) -> str:
         "model", "level", "budget_percent", "macs", "macs_percent", "parameters",
         "peak_activation_bytes", "arena_bytes", "accuracy_float", "accuracy_int8", "sqnr_db",
         "argmax_agreement", "verified_tflm", "verified_host", "verified_emulator",
-        "instructions", "switch_instructions", "flash_total_bytes",
+        "instructions", "switch_instructions", "flash_total_bytes", "estimated_latency_ms",
     ]  # fmt: skip
     table = []
     for level in report["levels"]:
@@ -237,7 +247,7 @@ def summary_csv(report: Json) -> str:
             level["fidelity"]["sqnr_db"], level["fidelity"]["argmax_agreement"],
             verified["tflm"], verified["host"], verified["emulator"],
             counted["instructions"], counted["switch_instructions"],
-            report["flash"]["total_bytes"],
+            report["flash"]["total_bytes"], level.get("estimated_latency_ms"),
         ])  # fmt: skip
     return csv_text(header, table)
 

@@ -70,6 +70,8 @@ def cases(seed: int, quick: bool) -> Iterator[Case]:
         for count in (2, 10):
             yield Case(name, graph, levels=count)
         for budget in BUDGETS:
+            if "ram" in budget and graph is mobilenet:
+                continue  # its image alone is half of its peak
             yield Case(name, graph, budget=budget)
     if not quick:
         yield Case("DS-CNN", ds_cnn, 2)

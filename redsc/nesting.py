@@ -111,7 +111,7 @@ def levels_of(search: Search) -> Nesting:
             continue
         # Where more than percentages limits it the widest level is what fits, so the one below
         # gives way.
-        number = len(percents) - 2 if search.capped else twin
+        number = len(percents) - 2 if search.limited else twin
         dropped.append(_dropped(search, levels, number))
         percents = (*percents[:number], *percents[number + 1 :])
         grid = _feasible_grid(search, wanted, percents)
@@ -288,7 +288,7 @@ def _refine(search: Search, grid: Grid, levels: Sequence[Level], number: int) ->
 
 def _dropped(search: Search, levels: Sequence[Level], number: int) -> str:
     percent = f"{levels[number].percent:g} %"
-    if search.capped:
+    if search.limited:
         return (
             f"Dropped the {percent} level: the limits of {_limits_given(search)} leave no room for "
             "as many levels that differ. Smaller --levels may."
@@ -338,7 +338,7 @@ def _limits_given(search: Search) -> str:
 def _top_warnings(search: Search, top: Level) -> list[str]:
     """Tells when an absolute limit, and not its budget, ends the widest level."""
     full = search.grouping.full_widths
-    if not search.capped or top.widths == full:
+    if not search.limited or top.widths == full:
         return []
     if use(search.model, search.budget(top.percent), top.widths) >= LEAST_USE:
         return []

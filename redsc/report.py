@@ -109,26 +109,22 @@ def rows(report: Json) -> list[tuple[str, ...]]:
         row("int8 to float, SQNR dB", of("fidelity", "sqnr_db"), _figures),
         row("flash, all levels, B", [report["flash"]["total_bytes"]] * len(levels), _number),
         row("RAM arena, B", of("arena_bytes"), _number),
-        row("latency, estimate, ms", _latencies(levels), _milliseconds),
         row("instructions", of("emulator", "instructions"), _number),
         row("instructions per switch", of("emulator", "switch_instructions"), _number),
         row("bit-exact", of("verified"), _verdict),
     ]
     if report["classifier"]:
-        table.insert(-6, row("same argmax", of("fidelity", "argmax_agreement"), _share))
+        table.insert(-5, row("same argmax", of("fidelity", "argmax_agreement"), _share))
+    if all("estimated_latency_ms" in level for level in levels):  # earlier reports have none
+        table.insert(-3, row("latency, estimate, ms", of("estimated_latency_ms"), _milliseconds))
     for group in levels[-1]["widths"]:
         if group not in report["fixed_groups"]:
             table.append(row(f"width {group}", of("widths", group), str))
     return table
 
 
-def _latencies(levels: Sequence[Json]) -> list[float | None]:
-    """None in a report that an earlier redsc wrote."""
-    return [level.get("estimated_latency_ms") for level in levels]
-
-
-def _milliseconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.2f}" if value >= 1 else f"{value:.3f}"
+def _milliseconds(value: float) -> str:
+    return f"{value:,.2f}" if value >= 1 else f"{value:.3f}"
 
 
 def _percent(value: float) -> str:

@@ -123,7 +123,7 @@ class Search:
         return self.max_arena_bytes is not None or self.max_flash_bytes is not None
 
     @property
-    def capped(self) -> bool:
+    def limited(self) -> bool:
         """Whether the user limits anything beside the percentages."""
         return self.memory_limited or self.caps != Limits()
 

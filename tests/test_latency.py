@@ -12,7 +12,7 @@ from firmware_build import needs_emulator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redsc import groups, ir, kernels, latency, memory, quantize, runner
+from redsc import boards, groups, ir, kernels, latency, memory, quantize, runner
 from redsc.latency import Layer
 from redsc.plan import build_plan
 
@@ -65,6 +65,10 @@ def test_the_table_has_every_kernel():
     names = {name.removesuffix("_proven") for name in proven | set(kernels.GENERIC.values())}
     fast = {"conv2d_1x1", "depthwise_conv2d_3x3", "portable_depthwise_conv2d"}
     assert set(TARGET.cycles) == names | fast
+
+
+def test_every_board_is_a_target():
+    assert all(latency.target(name).hz > 0 for name in boards.BOARDS)
 
 
 def test_milliseconds():

@@ -136,8 +136,10 @@ def analyze(model: Path, as_json: bool) -> None:
 )
 @click.option(
     "--data",
-    metavar="FILE.npz|module:function",
-    help="Training data: x_train,y_train[,x_val,y_val][,x_test,y_test] or x,y.",
+    metavar="FILE.npz|FOLDER|module:function|NAME:PATH",
+    help="Training data: x_train,y_train[,x_val,y_val][,x_test,y_test] or x,y; a folder of class "
+    "folders; a function; or NAME speech-commands, fashion-mnist, cifar-10, visual-wake-words and "
+    "the folder of its files.",
 )
 @click.option("--levels", metavar="P,P,…", help="Budgets in percent.  [default: 25,50,75,100]")
 @click.option(
@@ -156,6 +158,11 @@ def analyze(model: Path, as_json: bool) -> None:
 @click.option("--min-width", type=int, metavar="N", help="No group gets narrower than N.")
 @click.option(
     "--epochs", type=int, metavar="N", help="Fine-tuning epochs; 0 only re-estimates batch-norm."
+)
+@click.option(
+    "--importance",
+    metavar="taylor|first-order|fisher|magnitude|random",
+    help="What ranks units.  [default: taylor with data, else magnitude]",
 )
 @click.option("--seed", type=int, metavar="N", help="Seed of every random choice.  [default: 0]")
 @click.option(
@@ -316,15 +323,18 @@ def flash(directory: Path, port: str | None, no_upload: bool, as_json: bool) -> 
 
 @cli.command()
 @DIRECTORY
+@click.option("--classes", is_flag=True, help="Print accuracy per class, calibration, agreement.")
 @JSON
 @_verbosity
-def report(directory: Path, as_json: bool) -> None:
+def report(directory: Path, classes: bool, as_json: bool) -> None:
     """Print the report of an existing build again."""
     from redsc import report
 
     result = report.read(directory)
     if as_json:
         _print_json(result)
+    elif classes:
+        report.print_classes(directory, result)
     else:
         report.print_tables(result)
 

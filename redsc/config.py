@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from redsc import emit
+from redsc import datasets, emit
 from redsc.boards import BOARDS
 from redsc.errors import UsageError
+from redsc.importance import GRADIENT_METHODS, METHODS
 
 Budget = Literal["macs", "ram", "flash", "latency"]
 BUDGETS = get_args(Budget)
@@ -50,6 +51,7 @@ class CompileOptions:
     channel_step: int | None = None
     min_width: int | None = None
     epochs: int | None = None
+    importance: str | None = None
     seed: int = 0
     runtime: str = "tflm"
     board: str = "nano33ble"
@@ -131,9 +133,8 @@ def _convert(path: Path, key: str, value: Any) -> Any:
             if isinstance(value, str):
                 return path.parent / value
         case "data":
-            # A file lies beside redsc.toml, a module is found by Python.
             if isinstance(value, str):
-                return str(path.parent / value) if _names_file(value) else value
+                return _beside(path.parent, value)
         case _ if kind.startswith("str") and isinstance(value, str):
             return value
         case _ if kind.startswith("bool") and isinstance(value, bool):
@@ -145,8 +146,14 @@ def _convert(path: Path, key: str, value: Any) -> Any:
     raise UsageError(f"{where}: expected {_KINDS.get(kind.removesuffix(' | None'), 'text')}")
 
 
-def _names_file(data: str) -> bool:
-    return data.endswith(".npz") or bool(re.search(r"\.py:[A-Za-z_]\w*$", data))
+def _beside(folder: Path, data: str) -> str:
+    """`--data` of a redsc.toml in `folder`: paths are relative to it, a module Python's to find."""
+    if datasets.names_reader(data):
+        reader, _, path = data.partition(":")
+        return f"{reader}:{folder / path}"
+    if re.fullmatch(r"[\w.]+:[A-Za-z_]\w*", data) and not re.search(r"\.py:\w+$", data):
+        return data
+    return str(folder / data)
 
 
 def _join(value: Any, where: str) -> str:
@@ -175,10 +182,19 @@ def merge(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> CompileO
 
 
 def _check(options: CompileOptions) -> None:
-    for name, allowed in (("runtime", RUNTIMES), ("board", tuple(BOARDS))):
+    for name, allowed in (
+        ("importance", METHODS),
+        ("runtime", RUNTIMES),
+        ("board", tuple(BOARDS)),
+    ):
         value = getattr(options, name)
-        if value not in allowed:
+        if value is not None and value not in allowed:
             raise UsageError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+    if options.importance in GRADIENT_METHODS and options.data is None:
+        raise UsageError(
+            f"importance: {options.importance!r} needs gradients of training data; give --data, or "
+            "choose magnitude or random"
+        )
     if not emit.is_namespace(options.name):
         raise UsageError(
             f"name: {options.name!r} cannot be a C++ namespace of its own; use small letters, "

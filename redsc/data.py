@@ -1,4 +1,4 @@
-"""The user's data: `--data FILE.npz | module:function`, read, checked and split once.
+"""The user's data, `--data SPEC`: read, checked and split once.
 
 Values stay in the Keras model's own raw units; only shapes are adapted to the network (a missing
 axis of size 1 added, Conv1D's time axis as height). Everything wrong is a UsageError.
@@ -10,16 +10,17 @@ import difflib
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from redsc import user_datasets
+from redsc import class_folders, datasets, sources, user_datasets
 from redsc.errors import UsageError
 from redsc.ir import Shape
+from redsc.sources import Network, Source, essential
 
 Task = Literal["classification", "reconstruction", "regression"]
 
@@ -27,8 +28,6 @@ BATCH_SIZE = 32
 """Samples per training step, and so the fewest a training split may have."""
 
 _KEYS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "x", "y")
-_VALIDATION_FRACTION = 0.1
-_TEST_FRACTION = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +35,14 @@ class Split:
     """Samples of one split.
 
     x: float32 (samples, *input shape), raw units. y: int64 (samples,) class numbers, or float32
-    (samples, *output shape) targets. A set larger than memory has `stream`, which starts a new
-    pass over all its (x, y) samples; x and y are then a bounded part of it, for calibration.
+    (samples, *output shape) targets. A set larger than memory, or augmented, has `stream`,
+    which starts a new pass over all its (x, y) samples; x and y are then a bounded part of it, or
+    the samples as they were recorded, for calibration.
     """
 
     x: np.ndarray
     y: np.ndarray
-    stream: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]] | None = None
+    stream: sources.Samples | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -52,10 +52,11 @@ class Split:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """One pass in batches, shuffled with a generator; a last smaller batch then is dropped.
 
-        A stream comes in its own order: shuffling it is the user's tf.data pipeline's task.
+        A stream shuffles itself: that of a user's function is its tf.data pipeline's task.
         """
         if self.stream is not None:
-            yield from _batched(self.stream(), size, drop_remainder=generator is not None)
+            samples = self.stream(generator)
+            yield from sources.batched(samples, size, drop_remainder=generator is not None)
             return
         order = np.arange(len(self)) if generator is None else generator.permutation(len(self))
         stop = len(self) if generator is None else len(self) // size * size
@@ -88,44 +89,37 @@ def load(
     batch_size: int = BATCH_SIZE,
     output_bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Data:
-    """Data from `FILE.npz`, `module:function` or `file.py:function`, fit for such a network.
+    """Data that fit such a network.
 
-    An npz holds x_train, y_train and optionally x_val, y_val, x_test, y_test; or x, y, split by
-    `seed`. Without any y the network must reconstruct its input. Validation data that is missing
-    comes out of the training data. output_bounds: what the network can give; targets beyond are
-    warned about. Raises UsageError, with what was expected and what was got.
+    spec: `FILE.npz`, a folder of class folders, `module:function` or `file.py:function`, or
+    `NAME:PATH` of a published set (`datasets.READERS`). An npz holds x_train, y_train and
+    optionally x_val, y_val, x_test, y_test; or x, y, split by `seed`. Without any y the network
+    must reconstruct its input. Validation data that is missing comes out of the training data.
+    output_bounds: what the network can give; targets beyond are warned about. Raises UsageError,
+    with what was expected and what was got.
     """
-    network = _Network(spec, input_shape, output_shape, output_bounds)
-    if user_datasets.names_function(spec):
-        given = user_datasets.call(spec)
-    else:
-        given = _read_npz(Path(spec))
-    if any(user_datasets.is_dataset(value) for value in given.values()):
-        splits = _from_datasets(given, network)
+    network = Network(spec, input_shape, output_shape, output_bounds)
+    given = _read(network, seed)
+    if any(isinstance(value, Source) for value in given.values()):
+        splits = _from_sources(given, network)
     else:
         splits = _from_arrays(given, network, seed)
     return _complete(splits, network, seed, batch_size)
 
 
-@dataclass(frozen=True)
-class _Network:
-    """What data must fit, and the name to put into messages."""
-
-    source: str
-    input_shape: Shape
-    output_shape: Shape
-    output_bounds: tuple[float, float]
-
-    @property
-    def outputs(self) -> int:
-        return int(np.prod(self.output_shape))
-
-    @property
-    def reconstructs(self) -> bool:
-        return _essential(self.input_shape) == _essential(self.output_shape)
-
-    def error(self, message: str) -> UsageError:
-        return UsageError(f"data {self.source}: {message}")
+def _read(network: Network, seed: int) -> Mapping[str, Any]:
+    """Sources by split, or arrays by npz key."""
+    spec = network.source
+    if datasets.names_reader(spec):
+        return datasets.read(network, seed)
+    if Path(spec).is_dir():
+        return class_folders.read(Path(spec), network, seed)
+    if not user_datasets.names_function(spec):
+        return _read_npz(Path(spec))
+    given = user_datasets.call(spec)
+    if any(user_datasets.is_dataset(value) for value in given.values()):
+        return _as_sources(given, network)
+    return given
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +134,7 @@ class _Splits:
 def _read_npz(path: Path) -> dict[str, Any]:
     """All arrays of the file; nothing in it is executed."""
     if not path.is_file():
-        hint = " (a Python function is named module:function)" if path.suffix != ".npz" else ""
-        raise UsageError(f"data {path}: no such file{hint}")
+        raise UsageError(f"data {path}: no such file or folder{_other_forms(str(path))}")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as members:
@@ -168,6 +161,16 @@ def _read_npz(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def _other_forms(spec: str) -> str:
+    """What else than a file may be meant."""
+    if spec.endswith(".npz"):
+        return ""
+    close = difflib.get_close_matches(spec.partition(":")[0], datasets.READERS, n=1)
+    if ":" in spec and close:
+        return f"; did you mean {close[0]}:PATH?"
+    return " (a Python function is named module:function, a published set NAME:PATH)"
+
+
 def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -178,7 +181,7 @@ def _unknown_key(key: str) -> str:
     return f"unknown key {key!r}{hint} (known: {', '.join(_KEYS)})"
 
 
-def _from_arrays(given: Mapping[str, Any], network: _Network, seed: int) -> _Splits:
+def _from_arrays(given: Mapping[str, Any], network: Network, seed: int) -> _Splits:
     """Splits of in-memory arrays under npz keys."""
     for key in given:
         if key not in _KEYS:
@@ -195,7 +198,7 @@ def _from_arrays(given: Mapping[str, Any], network: _Network, seed: int) -> _Spl
     if name == "x":
         whole = _split(given, "", task, network)
         order = np.random.default_rng(seed).permutation(len(whole))
-        cut = max(1, round(_TEST_FRACTION * len(whole)))
+        cut = sources.held_out(len(whole), sources.TEST_FRACTION)
         return _Splits(_part(whole, order[cut:]), None, _part(whole, order[:cut]), task)
     splits = [
         _split(given, suffix, task, network) if "x" + suffix in given else None
@@ -205,7 +208,7 @@ def _from_arrays(given: Mapping[str, Any], network: _Network, seed: int) -> _Spl
     return _Splits(splits[0], splits[1], splits[2], task)
 
 
-def _split(given: Mapping[str, Any], suffix: str, task: Task, network: _Network) -> Split:
+def _split(given: Mapping[str, Any], suffix: str, task: Task, network: Network) -> Split:
     x = inputs(given["x" + suffix], "x" + suffix, network)
     y = given.get("y" + suffix)
     if y is None and task != "reconstruction":
@@ -218,7 +221,7 @@ def _part(split: Split, chosen: np.ndarray) -> Split:
     return Split(split.x[chosen], split.y[chosen])
 
 
-def _numbers(array: Any, name: str, network: _Network) -> np.ndarray:
+def _numbers(array: Any, name: str, network: Network) -> np.ndarray:
     array = np.asarray(array)
     if array.dtype.kind not in "fiub":
         raise network.error(f"{name} has dtype {array.dtype}; expected numbers")
@@ -234,14 +237,10 @@ def _numbers(array: Any, name: str, network: _Network) -> np.ndarray:
     return array
 
 
-def _essential(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)
-
-
-def inputs(array: Any, name: str, network: _Network) -> np.ndarray:
+def inputs(array: Any, name: str, network: Network) -> np.ndarray:
     """float32 (samples, *input shape): axes of size 1 may be missing or extra."""
     array = _numbers(array, name, network)
-    if _essential(array.shape[1:]) != _essential(network.input_shape):
+    if essential(array.shape[1:]) != essential(network.input_shape):
         raise network.error(
             f"{name} has samples of shape {array.shape[1:]}; the network takes "
             f"{network.input_shape}"
@@ -249,7 +248,7 @@ def inputs(array: Any, name: str, network: _Network) -> np.ndarray:
     return np.ascontiguousarray(array.reshape(len(array), *network.input_shape), dtype=np.float32)
 
 
-def _task(y: Any, network: _Network) -> Task:
+def _task(y: Any, network: Network) -> Task:
     """What the targets ask for, judged by the training split's."""
     if y is None:
         if network.reconstructs:
@@ -266,7 +265,7 @@ def _task(y: Any, network: _Network) -> Task:
     return "regression"
 
 
-def _one_hot(y: np.ndarray, network: _Network) -> bool:
+def _one_hot(y: np.ndarray, network: Network) -> bool:
     rows = y.reshape(len(y), -1) if y.ndim > 1 and len(y) else y
     if rows.ndim != 2 or rows.shape[1] != network.outputs or network.outputs < 2:
         return False
@@ -275,7 +274,7 @@ def _one_hot(y: np.ndarray, network: _Network) -> bool:
     )
 
 
-def _class_numbers(y: np.ndarray, network: _Network) -> bool:
+def _class_numbers(y: np.ndarray, network: Network) -> bool:
     """Whole numbers, one per sample; with a single output only 0 and 1 are classes."""
     if y.ndim == 0 or y.size != len(y) or y.dtype.kind not in "fiub":
         return False
@@ -284,7 +283,7 @@ def _class_numbers(y: np.ndarray, network: _Network) -> bool:
     return network.outputs > 1 or bool(np.all((y == 0) | (y == 1)))
 
 
-def targets(y: Any, samples: int, name: str, task: Task, network: _Network) -> np.ndarray:
+def targets(y: Any, samples: int, name: str, task: Task, network: Network) -> np.ndarray:
     """int64 (samples,) class numbers, or float32 (samples, *output shape)."""
     y = _numbers(y, name, network)
     if len(y) != samples:
@@ -298,7 +297,7 @@ def targets(y: Any, samples: int, name: str, task: Task, network: _Network) -> n
     return np.ascontiguousarray(y.reshape(samples, *network.output_shape), dtype=np.float32)
 
 
-def _classes(y: np.ndarray, name: str, network: _Network) -> np.ndarray:
+def _classes(y: np.ndarray, name: str, network: Network) -> np.ndarray:
     if _one_hot(y, network):
         return y.reshape(len(y), -1).argmax(axis=1)
     if not _class_numbers(y, network):
@@ -317,8 +316,8 @@ def _classes(y: np.ndarray, name: str, network: _Network) -> np.ndarray:
     return labels
 
 
-def _from_datasets(given: Mapping[str, Any], network: _Network) -> _Splits:
-    """Splits of tf.data datasets, collected where they fit and streamed where they do not."""
+def _as_sources(given: Mapping[str, Any], network: Network) -> dict[str, Source]:
+    """What a function returned by split name, if it is all tf.data datasets."""
     for name, dataset in given.items():
         if name not in ("train", "val", "test"):
             raise network.error(f"function returned {name!r}; expected train, val and test")
@@ -326,18 +325,23 @@ def _from_datasets(given: Mapping[str, Any], network: _Network) -> _Splits:
             raise network.error(f"{name!r} is a {type(dataset).__name__}, others are datasets")
     if "train" not in given:
         raise network.error("function returned no 'train' dataset")
-    endless = {name for name, dataset in given.items() if user_datasets.is_endless(dataset)}
-    if "train" in endless and "val" not in given:
+    return {
+        name: user_datasets.source(dataset, network.input_shape, f"data {network.source}: {name}")
+        for name, dataset in given.items()
+    }
+
+
+def _from_sources(given: Mapping[str, Source], network: Network) -> _Splits:
+    """Splits collected where they fit in memory; a training split that does not is streamed."""
+    if given["train"].endless and "val" not in given:
         raise network.error(
             "dataset 'train' never ends, so samples kept for validation would come again in "
             "training; return a 'val' dataset too, or leave out repeat()"
         )
-    sources, parts = {}, {}
-    for name, dataset in given.items():
-        where = f"data {network.source}: {name}"
-        most = user_datasets.ENDLESS_SAMPLES if name in endless else None
-        sources[name] = user_datasets.samples(dataset, network.input_shape, where)
-        parts[name] = user_datasets.collect(sources[name], where, most)
+    parts = {
+        name: sources.collect(source, f"data {network.source}: {name}", sources.MEMORY_BYTES)
+        for name, source in given.items()
+    }
     for name, part in parts.items():
         if not part.x:
             raise network.error(f"dataset {name!r} is empty")
@@ -350,11 +354,11 @@ def _from_datasets(given: Mapping[str, Any], network: _Network) -> _Splits:
         if part.y is not None:
             arrays["y_" + name] = np.stack(part.y)
         split = _split(arrays, "_" + name, task, network)
-        if name == "train" and not part.complete:
-            split = replace(split, stream=_checked_stream(sources[name], name, task, network))
+        if name == "train" and (given[name].varies or not part.complete):
+            split = replace(split, stream=_checked_stream(given[name].samples, task, network))
         elif not part.complete:
-            memory = f"does not fit in {user_datasets.MEMORY_BYTES >> 20} MiB"
-            reason = "never ends" if name in endless else memory
+            memory = f"does not fit in {sources.MEMORY_BYTES >> 20} MiB"
+            reason = "never ends" if given[name].endless else memory
             warnings.append(
                 f"data {network.source}: dataset {name!r} {reason}; its first {len(split)} "
                 "samples are used"
@@ -363,34 +367,21 @@ def _from_datasets(given: Mapping[str, Any], network: _Network) -> _Splits:
     return _Splits(splits["train"], splits.get("val"), splits.get("test"), task, tuple(warnings))
 
 
-def _checked_stream(
-    source: Callable[[], Iterator[tuple[Any, Any]]], name: str, task: Task, network: _Network
-) -> Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]:
-    def stream() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for x, y in source():
-            arrays = {"x_" + name: np.asarray(x)[None]}
+def _checked_stream(samples: sources.Samples, task: Task, network: Network) -> sources.Samples:
+    def stream(
+        generator: np.random.Generator | None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for x, y in samples(generator):
+            arrays = {"x_train": np.asarray(x)[None]}
             if y is not None:
-                arrays["y_" + name] = np.asarray(y)[None]
-            split = _split(arrays, "_" + name, task, network)
+                arrays["y_train"] = np.asarray(y)[None]
+            split = _split(arrays, "_train", task, network)
             yield split.x[0], split.y[0]
 
     return stream
 
 
-def _batched(
-    samples: Iterator[tuple[np.ndarray, np.ndarray]], size: int, drop_remainder: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    pairs: list[tuple[np.ndarray, np.ndarray]] = []
-    for pair in samples:
-        pairs.append(pair)
-        if len(pairs) == size:
-            yield np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs])
-            pairs = []
-    if pairs and not drop_remainder:
-        yield np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs])
-
-
-def _complete(splits: _Splits, network: _Network, seed: int, batch_size: int) -> Data:
+def _complete(splits: _Splits, network: Network, seed: int, batch_size: int) -> Data:
     """Cut validation out of training data if need be, and check what only whole splits show."""
     train, validation = splits.train, splits.validation
     if validation is None:
@@ -408,7 +399,7 @@ def _complete(splits: _Splits, network: _Network, seed: int, batch_size: int) ->
     return Data(splits.task, train, validation, splits.test, warnings)
 
 
-def _doubts(task: Task, y: np.ndarray, network: _Network) -> list[str]:
+def _doubts(task: Task, y: np.ndarray, network: Network) -> list[str]:
     """Tells of targets that are unlikely to be meant so, and that the network cannot give."""
     low, high = network.output_bounds
     if task == "regression" and (low, high) == (0, 1) and network.outputs > 1:
@@ -432,14 +423,16 @@ def _cut_validation(train: Split, seed: int) -> tuple[Split, Split]:
     """A tenth of the training samples as validation; of a stream, every tenth of the known part."""
     if train.stream is None:
         order = np.random.default_rng(seed).permutation(len(train))
-        cut = max(1, round(_VALIDATION_FRACTION * len(train)))
+        cut = sources.held_out(len(train), sources.VALIDATION_FRACTION)
         return _part(train, order[cut:]), _part(train, order[:cut])
-    source, every = train.stream, round(1 / _VALIDATION_FRACTION)
+    source, every = train.stream, round(1 / sources.VALIDATION_FRACTION)
     known = np.arange(len(train))
     held = known % every == 0
 
-    def rest() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for number, pair in enumerate(source()):
+    def rest(
+        generator: np.random.Generator | None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for number, pair in enumerate(source(generator)):
             if number >= len(held) or not held[number]:
                 yield pair
 

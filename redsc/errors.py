@@ -35,6 +35,12 @@ class ToolchainError(RedscError):
     exit_code = 5
 
 
+class ClusterError(RedscError):
+    """Other workers of a distributed training are gone or cannot be reached."""
+
+    exit_code = 6
+
+
 class VerificationError(RedscError):
     """A level's outputs differ between two implementations; names level and first layer."""
 

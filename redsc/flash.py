@@ -7,8 +7,10 @@ narrowest levels need, then for what was missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from redsc import groups, ir, kernels, memory, nesting, plan, quantize
 from redsc.errors import InfeasibleError
@@ -18,13 +20,17 @@ from redsc.search import Search
 
 
 def find_levels(
-    graph: ir.Graph, grouping: groups.Grouping, importance: Importance, options: SearchOptions
+    graph: ir.Graph,
+    grouping: groups.Grouping,
+    importance: Importance,
+    options: SearchOptions,
+    unit_importance: Mapping[str, np.ndarray] | None = None,
 ) -> Nesting:
     """`nesting.find_levels`, whose levels and their structure keep to max_flash_bytes together.
 
     Raises InfeasibleError like it; the value it names is the smallest that holds any levels.
     """
-    return _levels_of(nesting.prepare(graph, grouping, importance, options))
+    return _levels_of(nesting.prepare(graph, grouping, importance, options, unit_importance))
 
 
 def _levels_of(search: Search) -> Nesting:

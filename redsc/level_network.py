@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from redsc import calibrate, groups, ir, loss
+from redsc import calibrate, distribution, groups, ir, loss
 from redsc.data import Task
-from redsc.groups import Widths
+from redsc.groups import Grouping, Widths
 from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
 
 _SMALLEST_SCALE = 1e-3
@@ -37,7 +37,12 @@ class SharedKernels:
         )
         self._ranges = {
             op.name: {
-                end: tf.Variable(tf.zeros(op.out_channels), trainable=False)
+                end: tf.Variable(
+                    tf.zeros(op.out_channels),
+                    trainable=False,
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                )
                 for end in ("min_var", "max_var")
             }
             for op in graph.linear_ops
@@ -79,41 +84,41 @@ class LevelNetwork:
     def __init__(self, kernels: SharedKernels, graph: ir.Graph, widths: Widths) -> None:
         tf = tensorflow()
         self.kernels, self.graph = kernels, graph
-        units = groups.prefixes({name: widths[name] for name in kernels.grouping.groups})
+        self._units = groups.prefixes({name: widths[name] for name in kernels.grouping.groups})
         self._index = {
-            name: groups.channel_indices(axis, units)
-            for name, axis in kernels.grouping.axes.items()
+            name: self.index_in(kernels.grouping, name) for name in kernels.grouping.axes
         }
         self._has_statistics = {
             op.name: calibrate.has_statistics(op.norm) for op in graph.linear_ops
         }
         norms = {op.name: _starting_norm(op) for op in graph.linear_ops}
         self._epsilon = {name: norm.epsilon for name, norm in norms.items()}
-        self.gamma = {name: tf.Variable(norm.gamma) for name, norm in norms.items()}
+        self.gamma = {
+            name: tf.Variable(norm.gamma, constraint=_keeps_sign(norm.gamma))
+            for name, norm in norms.items()
+        }
         self.beta = {name: tf.Variable(norm.beta) for name, norm in norms.items()}
         self.mean = {n: tf.Variable(norm.mean, trainable=False) for n, norm in norms.items()}
         self.variance = {
             n: tf.Variable(norm.variance, trainable=False) for n, norm in norms.items()
         }
         self.ranges = {op.name: tf.Variable([0.0, 0.0], trainable=False) for op in graph.ops}
-        self._sign = {n: np.where(norm.gamma < 0, -1.0, 1.0) for n, norm in norms.items()}
-        self._floor = {
-            n: _SMALLEST_SCALE * max(float(np.abs(norm.gamma).max()), 1e-6)
-            for n, norm in norms.items()
-        }
         self._measure = tf.function(self._measure_once, autograph=False)
         self._evaluate = tf.function(self._evaluate_once, autograph=False, reduce_retracing=True)
+
+    def index_in(self, grouping: Grouping, tensor: str) -> np.ndarray:
+        """Where this level's channels of a tensor lie in those of a wider network."""
+        return groups.channel_indices(grouping.axes[tensor], self._units)
 
     @property
     def trainable(self) -> list[Any]:
         return [*self.gamma.values(), *self.beta.values()]
 
-    def keep_scales_positive(self) -> None:
-        """Every gamma stays on its starting side of zero, the same at all levels, off zero."""
-        tf = tensorflow()
-        for name, gamma in self.gamma.items():
-            sign = self._sign[name].astype(np.float32)
-            gamma.assign(sign * tf.maximum(sign * gamma, self._floor[name]))
+    @property
+    def variables(self) -> list[Any]:
+        """Everything that is not the shared kernels', in an order of its own."""
+        parts = (self.gamma, self.beta, self.mean, self.variance, self.ranges)
+        return [variable for part in parts for variable in part.values()]
 
     def forward(
         self,
@@ -156,8 +161,7 @@ class LevelNetwork:
         product: Tensor,
         statistics: dict[str, tuple[Tensor, Tensor]] | None,
     ) -> Tensor:
-        tf = tensorflow()
-        mean, variance = tf.nn.moments(product, list(range(len(product.shape) - 1)))
+        mean, variance = distribution.moments(product)
         if statistics is not None:
             statistics[op.name] = (mean, variance)
         return self._normalise(op, product, mean, variance)
@@ -228,6 +232,14 @@ class LevelNetwork:
             return replace(op, kernel=ir.read_only(kernel), bias=None, norm=norm)
 
         return self.graph.with_ops(current(op) for op in self.graph.ops)
+
+
+def _keeps_sign(gamma: np.ndarray) -> Callable[[Tensor], Tensor]:
+    """A constraint: every gamma stays on its starting side of zero, the same at all levels, and
+    off zero by a share of the layer's largest."""
+    sign = np.where(gamma < 0, -1.0, 1.0).astype(np.float32)
+    floor = np.float32(_SMALLEST_SCALE * max(float(np.abs(gamma).max()), 1e-6))
+    return lambda current: sign * tensorflow().maximum(sign * current, floor)
 
 
 def _starting_norm(op: ir.LinearOp) -> ir.BatchNorm:

@@ -79,20 +79,37 @@ def distillation(
     return tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(theirs), ours)
 
 
+def hint(ours: Tensor, theirs: Tensor) -> Tensor:
+    """float32 (samples,): mean squared distance of hidden units from the teacher's, a constant.
+
+    In standard deviations of the teacher's units over the batch, so that layers compare.
+    """
+    tf = tensorflow()
+    theirs = tf.stop_gradient(theirs)
+    _, variance = tf.nn.moments(theirs, list(range(len(theirs.shape) - 1)))
+    distance = (ours - theirs) ** 2 / (tf.reduce_mean(variance) + 1e-6)
+    return tf.reduce_mean(distance, axis=list(range(1, len(distance.shape))))
+
+
 def _flat(value: Tensor) -> Tensor:
     return tensorflow().reshape(value, (-1, int(np.prod(value.shape[1:]))))
 
 
-def accuracy(outputs: np.ndarray, y: np.ndarray, graph: ir.Graph) -> float:
-    """Share of samples whose predicted class is `y`; outputs (samples, *output shape).
+def predictions(outputs: np.ndarray, graph: ir.Graph) -> np.ndarray:
+    """int64 (samples,): the class that each of outputs (samples, *output shape) names.
 
-    A single output predicts class 1 above 0.5 when it is a probability, above 0 when a logit.
+    A single output names class 1 above 0.5 when it is a probability, above 0 when a logit.
     """
     outputs = outputs.reshape(len(outputs), -1)
     if outputs.shape[1] > 1:
-        return float(np.mean(outputs.argmax(axis=1) == y))
+        return outputs.argmax(axis=1)
     threshold = 0.5 if head(graph)[1] is ir.Logistic else 0.0
-    return float(np.mean((outputs[:, 0] > threshold) == (y == 1)))
+    return (outputs[:, 0] > threshold).astype(np.int64)
+
+
+def accuracy(outputs: np.ndarray, y: np.ndarray, graph: ir.Graph) -> float:
+    """Share of samples whose predicted class is `y`; outputs (samples, *output shape)."""
+    return float(np.mean(predictions(outputs, graph) == y))
 
 
 def mean_squared_error(outputs: np.ndarray, y: np.ndarray) -> float:

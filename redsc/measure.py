@@ -1,10 +1,8 @@
-"""What a report says of a compile: costs, accuracy, fidelity, and where they come from."""
+"""What a report says of a compile but its outputs: costs, inputs, what runs where."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,33 +12,19 @@ import numpy as np
 from redsc import (
     boards,
     cost,
-    data,
     importer,
     ir,
     latency,
-    loss,
-    oracle,
-    quantize,
     report,
-    runner,
-    tf_network,
-    tflite,
     tflm,
     toolchain,
     verify,
 )
 from redsc.config import CompileOptions
+from redsc.importance import Ranking
 from redsc.memory import ArenaPlan
 from redsc.plan import Plan
-from redsc.progress import Progress
 from redsc.quantized import QuantizedLevel, QuantizedNetwork
-
-EVALUATION_BATCH = 128
-"""Samples that a core of the host runs at once, at every level: seconds even of large networks."""
-
-
-LEAST_SQNR_DB = 10.0
-"""Signal to quantisation noise below which the widest level's int8 outputs are worth a warning."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,98 +93,6 @@ def level_costs(
         }
         for number, (level, arena) in enumerate(zip(network.levels, arenas, strict=True))
     ]
-
-
-def quality(
-    network: QuantizedNetwork,
-    tflites: Sequence[bytes],
-    ladder: verify.Ladder,
-    dataset: data.Data | None,
-    samples: Samples,
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    """Fidelity to the level's own float network, and accuracy on the test split, per level.
-
-    int8 outputs come from the host's proven kernels, else from the interpreter; without either
-    they are not measured. Anything but a classifier has mean_squared_error instead of accuracy.
-    """
-    test = None if dataset is None else dataset.test
-    x = samples.x if test is None else test.x
-    int8 = _int8_outputs(network, tflites, ladder, x, progress)
-    result: list[dict[str, Any]] = []
-    for number, level in enumerate(network.levels):
-        outputs = {"float": tf_network.predict(level.graph, x)}
-        fidelity: dict[str, float | None] = {"sqnr_db": None, "argmax_agreement": None}
-        if int8 is not None:
-            outputs["int8"] = int8[number]
-            fidelity.update(report.fidelity(outputs["float"], outputs["int8"]))
-        measured: dict[str, Any] = {
-            "accuracy_float": None,
-            "accuracy_int8": None,
-            "fidelity": fidelity,
-        }
-        if dataset is not None and test is not None:
-            name = "accuracy" if dataset.task == "classification" else "mean_squared_error"
-            for kind in ("float", "int8"):
-                score = None
-                if kind in outputs:
-                    score = loss.score(outputs[kind], test.y, level.graph, dataset.task)
-                measured[f"{name}_{kind}"] = score
-        result.append(measured)
-    return result
-
-
-def _int8_outputs(
-    network: QuantizedNetwork,
-    tflites: Sequence[bytes],
-    ladder: verify.Ladder,
-    x: np.ndarray,
-    progress: Progress,
-) -> list[np.ndarray] | None:
-    """Every level's real-valued outputs for raw inputs x, computed in int8."""
-    if ladder.host_program is None and not oracle.available():
-        return None
-    interface = tflite.interface(tflites)
-    params = network.levels[-1].tensors[network.graph.output]
-
-    def run(raw: np.ndarray) -> list[np.ndarray]:
-        inputs = quantize.quantize_input(network, raw)
-        if ladder.host_program is not None:
-            runs = runner.run_host(ladder.host_program, interface, inputs)
-            outputs = [run.outputs for run in runs]
-        else:
-            outputs = [oracle.run(model, inputs)[0] for model in tflites]
-        shape = (len(inputs), *interface.output_shape)
-        return [quantize.dequantize_array(output.reshape(shape), params) for output in outputs]
-
-    parts: list[list[np.ndarray]] = []
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(x), EVALUATION_BATCH * workers):
-            progress.step(start, len(x), f"{start} of {len(x)} samples")
-            stop = start + EVALUATION_BATCH * workers
-            batches = [x[i : i + EVALUATION_BATCH] for i in range(start, stop, EVALUATION_BATCH)]
-            parts += pool.map(run, [batch for batch in batches if len(batch)])
-    return [np.concatenate(level) for level in zip(*parts, strict=True)]
-
-
-def fidelity_warnings(levels: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Tells when int8 does not follow even the widest level's float network."""
-    sqnr_db = levels[-1]["fidelity"]["sqnr_db"]
-    if sqnr_db is None or sqnr_db >= LEAST_SQNR_DB:
-        return []
-    return [
-        f"int8 follows the widest level's float outputs by {sqnr_db:g} dB only (its error is "
-        f"{10 ** (-sqnr_db / 20):.0%} of them): are inputs or channels of very different size, or "
-        "is the assumed input range far from the real one?"
-    ]
-
-
-def is_classifier(network: QuantizedNetwork, dataset: data.Data | None) -> bool:
-    """Whether the largest output is the answer: by the data, else by a softmax at the end."""
-    if dataset is not None:
-        return dataset.task == "classification"
-    return any(isinstance(op, ir.Softmax) for op in network.graph.ops)
 
 
 def model_facts(
@@ -273,3 +165,17 @@ def _layer_rows(number: int, level: QuantizedLevel) -> list[tuple[Any, ...]]:
         rows.append((number, op.name, type(op).__name__, shape, macs.get(op.name, 0), weights,
                      params.scale, params.zero_point))  # fmt: skip
     return rows
+
+
+def importance_csv(ranking: Mapping[str, Ranking], levels: Sequence[Mapping[str, Any]]) -> str:
+    """One row per group that may change width and unit, most important first.
+
+    narrowest_level: the first of the report's `levels` that keeps the unit; empty if none does.
+    """
+    header = ("group", "rank", "unit", "score", "narrowest_level")
+    table: list[tuple[Any, ...]] = []
+    for group, units in ranking.items():
+        for rank, (unit, score) in enumerate(zip(units.units, units.scores, strict=True)):
+            keeping = (level["level"] for level in levels if rank < level["widths"][group])
+            table.append((group, rank, unit, f"{score:.6g}", next(keeping, None)))
+    return report.csv_text(header, table)

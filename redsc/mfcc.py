@@ -72,8 +72,11 @@ def mfcc(clips: np.ndarray, settings: Settings) -> np.ndarray:
     windows = np.lib.stride_tricks.sliding_window_view(clips, settings.window_samples, axis=1)
     frames = windows[:, :: settings.stride_samples] * hann(settings.window_samples)
     magnitude = np.abs(np.fft.rfft(frames, settings.fft_length))
-    energy = np.maximum(magnitude @ mel_matrix(settings), _LEAST_ENERGY)
-    return (np.log(energy) @ dct_matrix(settings)).astype(np.float32)[..., np.newaxis]
+    # One product of all frames: a stack of them would start and join threads clip by clip.
+    rows = magnitude.reshape(-1, magnitude.shape[2])
+    energy = np.maximum(rows @ mel_matrix(settings), _LEAST_ENERGY)
+    features = np.log(energy) @ dct_matrix(settings)
+    return features.astype(np.float32).reshape(len(clips), *settings.shape)
 
 
 def hann(size: int) -> np.ndarray:

@@ -18,12 +18,14 @@ import redsc
 from redsc import (
     boards,
     calibrate,
+    class_plots,
     data,
     finetune,
     flash,
     golden,
     groups,
     importance,
+    importance_plots,
     importer,
     ir,
     kernels,
@@ -36,6 +38,7 @@ from redsc import (
     passes,
     plan,
     project,
+    quality,
     quantize,
     report,
     tf_network,
@@ -87,7 +90,8 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     faithful = _check_faithful(options, model, graph, samples)
 
     progress.stage("rank units")
-    scores = _importance(graph, dataset, options.seed)
+    importance_facts, scores = _importance(options, graph, dataset)
+    ranking = importance.rank(graph, grouping, scores)
     graph, scores = importance.reorder(graph, grouping, scores)
 
     progress.stage("search widths")
@@ -139,9 +143,9 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         if ladder.outputs is not None:
             project.write_outputs(staging, ladder.outputs)
         progress.stage("measure accuracy")
-        quality = measure.quality(network, tflites, ladder, dataset, samples, progress)
+        measured = quality.evaluate(network, tflites, ladder, dataset, samples, progress)
 
-        warnings += measure.fidelity_warnings(quality)
+        warnings += quality.fidelity_warnings(measured.levels)
         _refuse_warnings(options, warnings)
         _refuse_warnings(options, ladder.warnings, ToolchainError)
         warnings += ladder.warnings
@@ -152,10 +156,14 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             "model": measure.model_facts(options, model, graph, faithful),
             "input": measure.input_facts(network, samples),
             "levels": [
-                {**level, **measured, **measure.verdict_facts(verdict)}
-                for level, measured, verdict in zip(levels, quality, ladder.verdicts, strict=True)
+                {**level, **found, **measure.verdict_facts(verdict)}
+                for level, found, verdict in zip(
+                    levels, measured.levels, ladder.verdicts, strict=True
+                )
             ],
-            "classifier": measure.is_classifier(network, dataset),
+            "importance": importance_facts,
+            "classifier": quality.is_classifier(network, dataset),
+            **measured.shared,
             "fixed_groups": [group.name for group in grouping.groups.values() if group.fixed],
             "flash": {
                 "weights_bytes": device_plan.weights_bytes,
@@ -175,7 +183,17 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             "warnings": warnings,
             "seconds": dict(progress.seconds),
         }
-        project.write_report(staging, result, measure.layers_csv(network))
+        tables = {
+            "layers.csv": measure.layers_csv(network),
+            "importance.csv": measure.importance_csv(ranking, result["levels"]),
+        }
+        if measured.confusion:
+            tables["confusion.csv"] = quality.confusion_csv(measured)
+        pictures = {
+            **class_plots.draw(result, measured.confusion),
+            **importance_plots.draw(result, ranking),
+        }
+        project.write_report(staging, result, tables, pictures)
         progress.stage(f"put {options.output} in place")
     return result
 
@@ -260,18 +278,23 @@ def _check_faithful(
     return difference
 
 
-def _importance(graph: ir.Graph, dataset: data.Data | None, seed: int) -> importance.Importance:
-    if dataset is None:
-        return importance.magnitude(graph)
-    x, y = dataset.train.sample(IMPORTANCE_SAMPLES, seed)
-    return importance.taylor(graph, x, y, dataset.task)
+def _importance(
+    options: CompileOptions, graph: ir.Graph, dataset: data.Data | None
+) -> tuple[dict[str, Any], importance.Scores]:
+    """What the report says of the scores, and the scores."""
+    method = options.importance or ("magnitude" if dataset is None else "taylor")
+    samples = None
+    if dataset is not None and method in importance.GRADIENT_METHODS:
+        samples = (*dataset.train.sample(IMPORTANCE_SAMPLES, options.seed), dataset.task)
+    facts = {"method": method, "samples": None if samples is None else len(samples[0])}
+    return facts, importance.score(method, graph, samples, options.seed)
 
 
 def _search(
     options: CompileOptions,
     graph: ir.Graph,
     grouping: groups.Grouping,
-    scores: importance.Importance,
+    scores: importance.Scores,
     warnings: list[str],
 ) -> nesting.Nesting:
     """The levels asked for, or those of the default ones that some widths fit."""
@@ -290,7 +313,13 @@ def _search(
             scratch=kernels.scratch_bytes,
         )
         try:
-            found = flash.find_levels(graph, grouping, scores, settings)
+            found = flash.find_levels(
+                graph,
+                grouping,
+                scores.weights,
+                settings,
+                importance.unit_importance(grouping, scores),
+            )
         except InfeasibleError as error:
             if options.levels is not None or len(percents) == 1:
                 raise InfeasibleError(f"{options.model}: {error}") from None

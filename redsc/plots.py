@@ -25,7 +25,7 @@ _LEGEND_COLUMNS = 4
 def draw(report: Json) -> dict[str, bytes]:
     """PNG files by name; equal reports give equal bytes."""
     names = [f"level {level['level']}" for level in report["levels"]]
-    with _style():
+    with style():
         return {
             "levels.png": _levels(report),
             "tradeoff.png": _tradeoff(report, *_cost(report), names, _quality(report)),
@@ -40,21 +40,23 @@ def draw_bench(bench: Json, unit: str, scale: float) -> dict[str, bytes]:
     quality = _quality(bench)
     if not quality[1]:
         quality = ("MACs", [level["macs"] for level in levels], "{:,}")
-    with _style():
+    with style():
         return {
             "tradeoff.png": _tradeoff(bench, f"{unit} per inference", costs, names, quality),
             "ops.png": _ops(bench, unit, scale, names),
         }
 
 
-def _style() -> Any:
+def style() -> Any:
+    """The context that every picture is drawn in."""
     import matplotlib
 
     matplotlib.use("Agg")
     return matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 10})
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """The file of a finished figure; nothing in it depends on the day or the machine's name."""
     from matplotlib import pyplot
 
     stream = io.BytesIO()
@@ -63,7 +65,7 @@ def _png(figure: Any) -> bytes:
     return stream.getvalue()
 
 
-def _colours(count: int) -> list[Any]:
+def level_colours(count: int) -> list[Any]:
     """One colour per level, dark for the narrowest."""
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -71,18 +73,19 @@ def _colours(count: int) -> list[Any]:
     return [scale(number / max(count - 1, 1)) for number in range(count)]
 
 
-def _text_on(colour: Any) -> str:
+def text_on(colour: Any) -> str:
     red, green, blue = colour[:3]
     return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else INK
 
 
-def _plain(axes: Any) -> None:
+def plain(axes: Any) -> None:
+    """No frame, no ticks."""
     for side in axes.spines.values():
         side.set_visible(False)
     axes.tick_params(length=0, colors=INK)
 
 
-def _title(axes: Any, text: str) -> None:
+def title(axes: Any, text: str) -> None:
     axes.set_title(text, loc="left", color=INK, fontweight="bold", pad=12)
 
 
@@ -105,12 +108,12 @@ def _levels(report: Json) -> bytes:
         facts.append(f"a switch is {switch} instructions")
     figure.text(0.985, 0.02, ", ".join(facts), ha="right", color=PALE, fontsize=9.5)
     figure.tight_layout(rect=(0, 0.04, 1, 1), w_pad=3)
-    return _png(figure)
+    return png(figure)
 
 
 def _draw_widths(axes: Any, report: Json, groups: list[str]) -> None:
     """A row per group; the leading units of level k lie inside those of level k + 1."""
-    levels, colours = report["levels"], _colours(len(report["levels"]))
+    levels, colours = report["levels"], level_colours(len(report["levels"]))
     largest = max((levels[-1]["widths"][group] for group in groups), default=1)
     for row, group in enumerate(groups):
         start = 0
@@ -123,8 +126,8 @@ def _draw_widths(axes: Any, report: Json, groups: list[str]) -> None:
     axes.set_ylim(max(len(groups), 4) - 0.4, -0.6)
     axes.set_xlim(0, largest * 1.1)
     axes.set_xlabel("units, in order of importance", color=PALE)
-    _title(axes, "What each level keeps")
-    _plain(axes)
+    title(axes, "What each level keeps")
+    plain(axes)
 
 
 def _cost(report: Json) -> tuple[str, list[int]]:
@@ -149,7 +152,7 @@ def _quality(report: Json) -> Quality:
 
 def _draw_costs(axes: Any, report: Json) -> None:
     """A row per level: instructions as a bar, the rest as text."""
-    levels, colours = report["levels"], _colours(len(report["levels"]))
+    levels, colours = report["levels"], level_colours(len(report["levels"]))
     name, costs = _cost(report)
     quality, values, style = _quality(report)
     full = max(costs)
@@ -159,7 +162,7 @@ def _draw_costs(axes: Any, report: Json) -> None:
         axes.barh(row, cost, height=0.72, color=colour)
         label = f"{cost / 1e6:.2f} M" if full >= 2e6 else f"{cost / 1e3:,.0f} k"
         axes.text(
-            full * 0.015, row, label, va="center", color=_text_on(colour), fontweight="bold",
+            full * 0.015, row, label, va="center", color=text_on(colour), fontweight="bold",
         )  # fmt: skip
         cells = (
             style.format(values[row]) if values else "",
@@ -175,8 +178,8 @@ def _draw_costs(axes: Any, report: Json) -> None:
     axes.set_ylim(max(len(levels), 4) - 0.4, -0.85)
     axes.set_xlim(0, full * 1.74)
     axes.set_xticks([])
-    _title(axes, "What each level costs")
-    _plain(axes)
+    title(axes, "What each level costs")
+    plain(axes)
 
 
 def _tradeoff(
@@ -185,7 +188,7 @@ def _tradeoff(
     """Quality against cost, one point per level, float beside int8 where both are measured."""
     from matplotlib import pyplot, ticker
 
-    levels, colours = report["levels"], _colours(len(report["levels"]))
+    levels, colours = report["levels"], level_colours(len(report["levels"]))
     quality, values, _ = measured
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2))
     unit = {"int8 accuracy": ", %", "int8 SQNR": ", dB"}.get(quality, "")
@@ -214,9 +217,9 @@ def _tradeoff(
     axes.set_xlabel(name, color=PALE)
     axes.grid(axis="y", color=EMPTY)
     axes.set_axisbelow(True)
-    _plain(axes)
+    plain(axes)
     figure.tight_layout()
-    return _png(figure)
+    return png(figure)
 
 
 def _ops(bench: Json, unit: str, scale: float, names: Sequence[str]) -> bytes:
@@ -225,7 +228,7 @@ def _ops(bench: Json, unit: str, scale: float, names: Sequence[str]) -> bytes:
 
     levels = bench["levels"]
     ops = list(levels[-1]["ops"])
-    colours = _colours(len(ops))
+    colours = level_colours(len(ops))
     legend_rows = -(-len(ops) // _LEGEND_COLUMNS)
     height = 1.7 + _ROW_INCHES * max(len(levels), 3) + 0.22 * legend_rows
     figure, axes = pyplot.subplots(figsize=(9, height))
@@ -244,11 +247,11 @@ def _ops(bench: Json, unit: str, scale: float, names: Sequence[str]) -> bytes:
     axes.set_ylim(max(len(levels), 3) - 0.4, -0.6)
     axes.set_xlim(0, max(starts) * 1.12)
     axes.set_xlabel(f"{unit}, one inference step by step", color=PALE)
-    _title(axes, f"Where the time goes on {bench['board']}")
-    _plain(axes)
+    title(axes, f"Where the time goes on {bench['board']}")
+    plain(axes)
     figure.legend(
         loc="lower left", ncols=_LEGEND_COLUMNS, frameon=False, labelcolor=INK, fontsize=8,
         bbox_to_anchor=(0.02, 0.0),
     )  # fmt: skip
     figure.tight_layout(rect=(0, 0.22 * legend_rows / height + 0.01, 1, 1))
-    return _png(figure)
+    return png(figure)

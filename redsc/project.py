@@ -106,12 +106,19 @@ def write_outputs(directory: Path, outputs: np.ndarray) -> None:
     np.save(directory / "verify" / "outputs.npy", outputs, allow_pickle=False)
 
 
-def write_report(directory: Path, result: Mapping[str, Any], layers_csv: str) -> None:
-    """report/: JSON, CSV and plots."""
+def write_report(
+    directory: Path,
+    result: Mapping[str, Any],
+    tables: Mapping[str, str],
+    pictures: Mapping[str, bytes],
+) -> None:
+    """report/: JSON, CSV and plots; `tables` and `pictures` are more of them, by file name."""
     folder = directory / "report"
     folder.mkdir()
-    (folder / "report.json").write_text(report.to_json(result), encoding="utf-8")
-    (folder / "summary.csv").write_text(report.summary_csv(result), encoding="utf-8")
-    (folder / "layers.csv").write_text(layers_csv, encoding="utf-8")
-    for name, png in plots.draw(result).items():
+    texts = {
+        "report.json": report.to_json(result), "summary.csv": report.summary_csv(result), **tables,
+    }  # fmt: skip
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for name, png in {**plots.draw(result), **pictures}.items():
         (folder / name).write_bytes(png)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -45,13 +46,18 @@ def fidelity(real: np.ndarray, int8_real: np.ndarray) -> dict[str, float | None]
     }
 
 
+_NUMBERS = re.compile(r"\[\n([^][{}\"]+)\n *\]")
+"""A list of numbers in indented JSON; no text matches, for a line end in a text is escaped."""
+
+
 def to_json(report: Json) -> str:
-    """Stable text of a report."""
-    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    """Stable text of a report; a list of numbers is one line."""
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """The report of an existing build, fit for `print_tables`.
+    """The report of an existing build, fit for `print_tables` and `print_classes`.
 
     Raises UsageError when it is missing, or was damaged or edited beyond that.
     """
@@ -73,6 +79,7 @@ def read(directory: Path) -> dict[str, Any]:
 
     try:
         _draw(report, Console(file=io.StringIO()))
+        _draw_classes(report, Console(file=io.StringIO()))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{path}: not as redsc wrote it ({type(error).__name__}: {error}); compile again"
@@ -198,6 +205,71 @@ def _draw(report: Json, console: Any) -> None:
         console.print(line, markup=False, soft_wrap=True)
     for warning in report["warnings"]:
         console.print(f"warning {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def print_classes(directory: Path, report: Json) -> None:
+    """Per class, calibration, and how alike the levels answer, for a person, to stdout.
+
+    Raises UsageError when the report holds nothing of it.
+    """
+    if not _draw_classes(report, console_for(len(report["levels"]) + 1)):
+        raise UsageError(
+            f"{directory}: its report holds nothing per class; compile with --data of classes"
+        )
+
+
+def _draw_classes(report: Json, console: Any) -> bool:
+    """Whether there was something to draw; reports of earlier versions lack all of it."""
+    tables = [*_class_tables(report), *_agreement_table(report)]
+    for table in tables:
+        console.print(table)
+    return bool(tables)
+
+
+def _class_tables(report: Json) -> Iterable[Any]:
+    """Accuracy per class, in int8 where it was measured, and the levels' calibration."""
+    from rich.markup import escape
+
+    classes, levels = report.get("classes"), report["levels"]
+    if classes is None:
+        return
+    int8 = all(level["class_accuracy_int8"] is not None for level in levels)
+    kind = "int8" if int8 else "float"
+    table = level_table(f"accuracy per class, {kind}", levels)
+    table.add_column("samples", justify="right", no_wrap=True)
+    for number, (name, samples) in enumerate(
+        zip(classes["names"], classes["samples"], strict=True)
+    ):
+        shares = [_share(level[f"class_accuracy_{kind}"][number]) for level in levels]
+        table.add_row(escape(f"class {name}"), *shares, _number(samples))
+    yield table
+    table = level_table("calibration", levels)
+    for name, key, show in (
+        ("expected error", "expected_error", _share),
+        ("negative log-likelihood", "negative_log_likelihood", _figures),
+    ):
+        for kind in ("float", "int8"):
+            found = [level[f"calibration_{kind}"] for level in levels]
+            if None not in found:
+                table.add_row(f"{name}, {kind}", *(show(facts[key]) for facts in found))
+    yield table
+
+
+def _agreement_table(report: Json) -> Iterable[Any]:
+    """A row per level, its agreement with every level."""
+    found, levels = report.get("agreement"), report["levels"]
+    if found is None:
+        return
+    for name, key, show in (
+        ("same class as level …, int8", "argmax", _share),
+        ("mean squared difference from level …, int8", "mean_squared_difference", _figures),
+    ):
+        if found[key] is None:
+            continue
+        table = level_table(name, levels)
+        for level, values in zip(levels, found[key], strict=True):
+            table.add_row(f"level {level['level']}", *map(show, values))
+        yield table
 
 
 def _bars(report: Json) -> list[str]:

@@ -9,32 +9,19 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import logging
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from redsc.errors import UsageError
+from redsc.sources import Source, essential
 from redsc.tf_network import tensorflow
 
 _NAMES = ("train", "val", "test")
-MEMORY_BYTES = 1 << 30
-"""Samples of one dataset kept in memory; a larger training set is streamed."""
-
-ENDLESS_SAMPLES = 4096
-"""Kept of a dataset that repeats for ever: enough for calibration, and to validate or test with."""
-
-_PATIENCE_SECONDS = 10.0
-
-Samples = Callable[[], Iterator[tuple[Any, Any]]]
-
-log = logging.getLogger("redsc")
 
 
 def names_function(spec: str) -> bool:
@@ -46,7 +33,7 @@ def is_dataset(value: Any) -> bool:
     return hasattr(value, "element_spec")
 
 
-def is_endless(dataset: Any) -> bool:
+def _is_endless(dataset: Any) -> bool:
     """Whether a tf.data dataset says that it never ends (one made of a generator cannot say)."""
     return int(dataset.cardinality()) == int(tensorflow().data.INFINITE_CARDINALITY)
 
@@ -120,8 +107,8 @@ def _by_name(result: Any, spec: str) -> dict[str, Any]:
     raise UsageError(f"data {spec}: expected tf.data datasets or (x, y) pairs of arrays")
 
 
-def samples(dataset: Any, input_shape: tuple[int, ...], where: str) -> Samples:
-    """A function that starts a pass over the dataset's single (x, y or None) samples."""
+def source(dataset: Any, input_shape: tuple[int, ...], where: str) -> Source:
+    """The dataset's single samples, in the order in which it gives them."""
     spec = dataset.element_spec
     pair = isinstance(spec, (tuple, list))
     specs = spec if pair else (spec,)
@@ -132,16 +119,17 @@ def samples(dataset: Any, input_shape: tuple[int, ...], where: str) -> Samples:
     with _blamed(where):
         first = next(iter(dataset.take(1).as_numpy_iterator()), None)
     if first is None:
-        return lambda: iter(())
+        return Source(lambda _: iter(()))
+    endless = _is_endless(dataset)
     shape = np.shape(first[0] if pair else first)
     if _is_batch(shape, x_spec.shape, input_shape):
         dataset = dataset.unbatch()
-    elif _essential(shape) != _essential(input_shape):
+    elif essential(shape) != essential(input_shape):
         raise UsageError(
             f"{where} gives elements of shape {shape}; the network takes {input_shape}"
         )
 
-    def start() -> Iterator[tuple[Any, Any]]:
+    def start(_: np.random.Generator | None) -> Iterator[tuple[Any, Any]]:
         elements = dataset.as_numpy_iterator()
         while True:
             with _blamed(where):
@@ -151,7 +139,7 @@ def samples(dataset: Any, input_shape: tuple[int, ...], where: str) -> Samples:
             x, y = (*element, None)[:2] if pair else (element, None)
             yield x, y
 
-    return start
+    return Source(start, endless)
 
 
 def _is_batch(shape: tuple[int, ...], declared: Any, input_shape: tuple[int, ...]) -> bool:
@@ -161,51 +149,5 @@ def _is_batch(shape: tuple[int, ...], declared: Any, input_shape: tuple[int, ...
     if shape[1:] == input_shape:
         return True
     open_batch = declared.rank is not None and declared.rank > 0 and declared[0] is None
-    fits = _essential(shape[1:]) == _essential(input_shape)
-    return fits and (open_batch or _essential(shape) != _essential(input_shape))
-
-
-def _essential(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)
-
-
-@dataclass(frozen=True, eq=False)
-class Collected:
-    """Samples kept; y is None for a dataset of x alone; complete when the dataset has no more."""
-
-    x: list[np.ndarray]
-    y: list[np.ndarray] | None
-    complete: bool
-
-
-def collect(
-    source: Samples,
-    where: str,
-    most_samples: int | None = None,
-    limit_bytes: int = MEMORY_BYTES,
-) -> Collected:
-    """The dataset's samples up to a number, if any, and a limit of memory."""
-    xs: list[np.ndarray] = []
-    ys: list[np.ndarray] = []
-    used, patient_until = 0, time.monotonic() + _PATIENCE_SECONDS
-    for x, y in source():
-        x = np.asarray(x)
-        for kind, value, kept in (("x", x, xs), ("y", y, ys)):
-            if kept and np.shape(value) != kept[0].shape:
-                raise UsageError(
-                    f"{where}: {kind} of sample {len(xs)} has shape {np.shape(value)}, that of the "
-                    f"first one {kept[0].shape}"
-                )
-        used += 4 * x.size + (0 if y is None else np.asarray(y).nbytes)
-        if xs and (used > limit_bytes or len(xs) == most_samples):
-            return Collected(xs, ys or None, complete=False)
-        xs.append(x)
-        if y is not None:
-            ys.append(np.asarray(y))
-        if time.monotonic() > patient_until:
-            patient_until = float("inf")
-            log.warning(
-                "%s: %d samples so far, still reading: until it ends or fills %d MiB",
-                where, len(xs), limit_bytes >> 20,
-            )  # fmt: skip
-    return Collected(xs, ys or None, complete=True)
+    fits = essential(shape[1:]) == essential(input_shape)
+    return fits and (open_batch or essential(shape) != essential(input_shape))

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
 LEVEL_KEYS = {
     "level", "budget_percent", "macs", "macs_percent", "widths", "parameters",
     "peak_activation_bytes", "arena_bytes", "accuracy_float", "accuracy_int8", "fidelity",
+    "class_accuracy_float", "class_accuracy_int8", "calibration_float", "calibration_int8",
     "verified", "emulator", "estimated_latency_ms",
 }  # fmt: skip
 PROJECT = (
@@ -37,6 +38,7 @@ PROJECT = (
     "tools/flash.py",
     "lib/model/model.h", "model.tflite", "levels/level_0.tflite", "levels/level_1.tflite",
     "report/report.json", "report/summary.csv", "report/layers.csv", "report/levels.png",
+    "report/importance.csv", "report/importance.png",
 )  # fmt: skip
 
 
@@ -111,19 +113,29 @@ def test_report_prints_what_compile_wrote(built: Path) -> None:
     assert re.search(r"^Flash \[=* *\] +\d+\.\d % +[\d,]+ of 983,040 B  estimate$", text, re.M)
     assert re.search(r"^RAM   \[=* *\] +\d+\.\d % +[\d,]+ of 262,144 B  estimate$", text, re.M)
     assert "accuracy is unmeasured" in text
+    assert ("same class as level" in run("report", built, "--classes").stdout) == (
+        json.loads((built / "report/report.json").read_text())["agreement"]["argmax"] is not None
+    )
 
 
-def test_a_report_of_before_the_board_was_told_still_prints(built: Path, tmp_path: Path) -> None:
+def test_a_report_of_before_boards_and_classes_still_prints(built: Path, tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     report = json.loads((built / "report" / "report.json").read_text())
-    del report["board"], report["search"]["budget"]
+    for key in ("board", "classes", "agreement"):
+        del report[key]
+    del report["search"]["budget"]
     for level in report["levels"]:
         del level["estimated_latency_ms"]
+        for kind in ("float", "int8"):
+            del level[f"class_accuracy_{kind}"], level[f"calibration_{kind}"]
     (tmp_path / "report" / "report.json").write_text(json.dumps(report))
     result = run("report", tmp_path)
     assert result.returncode == 0, result.stderr
     assert "bit-exact" in result.stdout
     assert "estimate" not in result.stdout
+    result = run("report", tmp_path, "--classes")
+    assert result.returncode == 2
+    assert "compile with --data of classes" in result.stderr
 
 
 def test_a_terminal_that_knows_ascii_alone_gets_a_report(
@@ -199,6 +211,8 @@ cli.cli(["verify", {str(built)!r}], standalone_mode=False)
         lambda report: report["levels"][1].update(macs="many"),
         lambda report: report["levels"][0].pop("level"),
         lambda report: report.update(warnings=7),
+        lambda report: report.update(classes={"names": ["a"], "samples": [3]}),
+        lambda report: report.update(agreement=[]),
     ],
 )
 def test_an_edited_report_is_refused_and_verify_needs_none(
@@ -219,6 +233,7 @@ def test_a_report_of_other_levels_is_no_basis_for_a_benchmark(built: Path, tmp_p
     path = tmp_path / "edited" / "report" / "report.json"
     report = json.loads(path.read_text())
     report["levels"].pop()
+    report["agreement"]["argmax"] = None
     path.write_text(json.dumps(report))
     result = run("bench", tmp_path / "edited", "--emulator")
     assert result.returncode == 2, result.stderr

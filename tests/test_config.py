@@ -67,10 +67,31 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
     options = config.merge(config.read(file), {"model": Path("m.h5")})
     assert options.output == tmp_path / "builds" / "m"
     assert options.data == str(tmp_path / "sets" / "d.npz")
-    file.write_text('data = "sets.py:load"\n')
-    assert config.read(file) == {"data": str(tmp_path / "sets.py:load")}
-    file.write_text('data = "package.sets:load"\n')
-    assert config.read(file) == {"data": "package.sets:load"}
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("sets/d.npz", "{}/sets/d.npz"),
+        ("odd:name.npz", "{}/odd:name.npz"),
+        ("/sets/d.npz", "/sets/d.npz"),
+        ("sets.py:load", "{}/sets.py:load"),
+        ("my/sets.py:load", "{}/my/sets.py:load"),
+        ("package.sets:load", "package.sets:load"),
+        ("sets", "{}/sets"),
+        ("my/sets", "{}/my/sets"),
+        ("../sets/", "{}/../sets"),
+        ("speech-commands:sets", "speech-commands:{}/sets"),
+        ("cifar-10:/sets", "cifar-10:/sets"),
+        ("fashion-mnist:.", "fashion-mnist:{}"),
+    ],
+)
+def test_data_in_the_file_is_relative_to_it_but_a_module_is_not(
+    tmp_path: Path, data: str, expected: str
+) -> None:
+    file = tmp_path / "redsc.toml"
+    file.write_text(f'data = "{data}"\n')
+    assert config.read(file) == {"data": expected.format(tmp_path)}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +119,8 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
         ("budget = 'time'", "budget: 'time' is not one of macs, ram, flash, latency"),
         ("board = 'uno'", "nano33ble"),
         ("runtime = 'tf'", "standalone"),
+        ("importance = 'best'", "importance: 'best' is not one of taylor, first-order, fisher"),
+        ("importance = 'fisher'", "importance: 'fisher' needs gradients of training data; give"),
     ],
 )
 def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:
@@ -105,6 +128,12 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text)
     with pytest.raises(UsageError, match=message):
         config.merge(config.read(file), {"model": Path("m.h5")})
+
+
+@pytest.mark.parametrize(("method", "data"), [("random", None), ("first-order", "d.npz")])
+def test_importance_may_be_chosen(method: str, data: str | None) -> None:
+    options = config.merge({"importance": method}, {"model": Path("m.h5"), "data": data})
+    assert options.importance == method
 
 
 def test_missing_file(tmp_path: Path) -> None:

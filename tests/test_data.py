@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from redsc import data, user_datasets
+from redsc import data, sources
 from redsc.errors import UsageError
 
 INPUT, OUTPUT = (4, 3, 1), (5,)
@@ -154,6 +154,8 @@ def test_wrong_values_are_refused_with_expected_and_got(tmp_path):
 
 def test_files_that_are_no_npz_are_refused(tmp_path):
     refused(str(tmp_path / "missing.npz"), "no such file")
+    refused(str(tmp_path / "missing"), "module:function")
+    refused("fashion-mnst:my/sets", "did you mean fashion-mnist:PATH?")
     for name, content in (("text.npz", b"hello"), ("empty.npz", b""), ("cut.npz", None)):
         path = tmp_path / name
         if content is None:
@@ -300,7 +302,7 @@ def test_faults_of_a_function_are_reported(module, tmp_path):
 
 
 def test_a_set_larger_than_memory_is_streamed(module, monkeypatch):
-    monkeypatch.setattr(user_datasets, "collect", _collect_little)
+    monkeypatch.setattr(sources, "MEMORY_BYTES", 37 * (12 * 4 + 8))
     result = load(f"{module}:named")
     assert len(result.train) + len(result.validation) == 37
     streamed = np.concatenate([x for x, _ in result.train.batches(8)])
@@ -312,12 +314,8 @@ def test_a_set_larger_than_memory_is_streamed(module, monkeypatch):
     assert [len(x) for x, _ in shuffled] == [8] * ((40 - len(held)) // 8)
 
 
-def _collect_little(source, where, most_samples, collect=user_datasets.collect):
-    return collect(source, where, most_samples, limit_bytes=37 * (12 * 4 + 8))
-
-
 def test_an_endless_set_is_known_by_its_first_samples(module, monkeypatch):
-    monkeypatch.setattr(user_datasets, "ENDLESS_SAMPLES", 100)
+    monkeypatch.setattr(sources, "ENDLESS_SAMPLES", 100)
     result = load(f"{module}:endless")
     assert [len(s) for s in (result.train, result.validation, result.test)] == [100, 10, 100]
     batches = result.train.batches(40, np.random.default_rng(0))
@@ -328,7 +326,7 @@ def test_an_endless_set_is_known_by_its_first_samples(module, monkeypatch):
 
 
 def test_reading_for_long_is_told_once(module, monkeypatch, caplog):
-    monkeypatch.setattr(user_datasets, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(sources, "_PATIENCE_SECONDS", 0.0)
     load(f"{module}:named")
     (record,) = caplog.records
     assert "train: 1 samples so far, still reading" in record.getMessage()

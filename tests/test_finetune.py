@@ -137,7 +137,7 @@ def test_the_same_seed_gives_the_same_levels():
     grouping, widths = level_widths(graph)
 
     def trained(seed):
-        options = Options(epochs=1, seed=seed, float_share=1.0)
+        options = Options(epochs=1, seed=seed, int8_from=1.0)
         return finetune.finetune(graph, grouping, widths, dataset, options)
 
     first, again, other = trained(1), trained(1), trained(2)
@@ -156,7 +156,7 @@ def test_an_autoencoder_and_a_single_logit_train_too():
     train, held = data.Split(x[:96], x[:96]), data.Split(x[96:], x[96:])
     dataset = data.Data("reconstruction", train, held, None)
     grouping, widths = level_widths(graph)
-    options = Options(epochs=5, learning_rate=1e-2, distillation=0.0, batch_size=8, float_share=1.0)
+    options = Options(epochs=5, learning_rate=1e-2, distillation=0.0, batch_size=8, int8_from=1.0)
     levels = finetune.finetune(graph, grouping, widths, dataset, options)
     errors = [score(level, dataset.train, "reconstruction") for level in (graph, *levels)]
     assert max(errors[1:]) < errors[0]
@@ -167,7 +167,7 @@ def test_an_autoencoder_and_a_single_logit_train_too():
     graph = net.graph()
     dataset = task_data((4,), classes=2, distance=3.0)
     grouping, widths = level_widths(graph)
-    options = Options(epochs=5, learning_rate=2e-2, distillation=0.0, batch_size=8, float_share=1.0)
+    options = Options(epochs=10, learning_rate=2e-2, distillation=0.0, batch_size=8, int8_from=1.0)
     for level in finetune.finetune(graph, grouping, widths, dataset, options):
         assert score(level, dataset.train, "classification") > 0.8
 
@@ -177,7 +177,7 @@ def test_a_level_without_weight_learns_no_norm_of_its_own():
     graph = depthwise()
     grouping, widths = level_widths(graph)
     given = task_data(graph.input.shape)
-    options = Options(epochs=1, float_share=1, loss_weights=(0.0, 1.0))
+    options = Options(epochs=1, int8_from=1, loss_weights=(0.0, 1.0))
     narrow, wide = finetune.finetune(graph, grouping, widths, given, options)
     start = groups.select_units(graph, grouping, groups.prefixes(widths[0]))
 
@@ -198,7 +198,7 @@ def test_streamed_data_trains(monkeypatch):
     split = dataset.train
     passes = []
 
-    def stream():
+    def stream(generator):
         passes.append(1)
         return zip(split.x, split.y, strict=True)
 
@@ -230,7 +230,7 @@ def test_training_ends_early_without_improvement(monkeypatch):
     graph = depthwise()
     grouping, widths = level_widths(graph)
     seen = []
-    options = Options(epochs=12, learning_rate=0.0, float_share=0.0, patience=2)
+    options = Options(epochs=12, learning_rate=0.0, int8_from=0.0, patience=2)
     finetune.finetune(
         graph, grouping, widths, task_data(graph.input.shape), options, lambda *a: seen.append(a)
     )
@@ -330,7 +330,7 @@ def test_narrow_levels_come_close_to_full_accuracy_on_digits():
     dataset = data.Data("classification", *parts)
     graph = graphs.ds_cnn(24, 3, (8, 8, 1), 10)
     grouping = groups.find_groups(graph)
-    scratch = Options(epochs=12, distillation=0.0, float_share=1.0, learning_rate=3e-3)
+    scratch = Options(epochs=12, distillation=0.0, int8_from=1.0, learning_rate=3e-3)
     (graph,) = finetune.finetune(graph, grouping, [grouping.full_widths], dataset, scratch)
     full = score(graph, dataset.test, "classification")
     assert full > 0.93

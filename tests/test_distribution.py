@@ -1,0 +1,145 @@
+"""Training on several replicas: real processes on loopback against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from redsc import distribution
+from redsc.errors import UsageError
+
+WORKER = Path(__file__).with_name("training_worker.py")
+SECONDS = 300
+
+
+def start(strategy: str, folder: Path, result: Path, *extra: str, config: str | None = None):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("TF_CONFIG", None)
+    if config is not None:
+        environment["TF_CONFIG"] = config
+    return subprocess.Popen(
+        [sys.executable, str(WORKER), strategy, str(folder), str(result), *extra],
+        stdout=subprocess.PIPE, stderr=None, text=True, env=environment,
+    )  # fmt: skip
+
+
+def configs(count: int) -> list[str]:
+    """TF_CONFIG of every worker, on ports that were free a moment ago."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    addresses = [f"localhost:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    return [
+        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
+        for index in range(count)
+    ]
+
+
+def losses(output: str) -> list[float]:
+    return [float(value) for value in re.findall(r"loss (\S+),", output)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Loss curve and weights of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    worker = start("one-device", folder, folder / "result.npz")
+    output, _ = worker.communicate(timeout=SECONDS)
+    assert worker.returncode == 0, output
+    return losses(output), dict(np.load(folder / "result.npz"))
+
+
+def assert_same(result: Path, output: str, alone, replicas: int) -> None:
+    """Equal within float noise, which Adam's division by small gradients makes larger."""
+    curve, weights = alone
+    assert len(curve) == 4
+    np.testing.assert_allclose(losses(output), curve, rtol=2e-3)
+    found = dict(np.load(result))
+    assert found.pop("replicas") == replicas
+    for name, value in found.items():
+        np.testing.assert_allclose(value, weights[name], atol=2e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_devices_train_like_one(tmp_path, alone):
+    worker = start("mirrored", tmp_path, tmp_path / "result.npz")
+    output, _ = worker.communicate(timeout=SECONDS)
+    assert worker.returncode == 0, output
+    assert_same(tmp_path / "result.npz", output, alone, replicas=2)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(tmp_path, alone):
+    results = [tmp_path / f"{number}.npz" for number in range(2)]
+    workers = [
+        start("multi-worker", tmp_path / "checkpoints", result, config=config)
+        for result, config in zip(results, configs(2), strict=True)
+    ]
+    outputs = [worker.communicate(timeout=SECONDS)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    for result, output in zip(results, outputs, strict=True):
+        assert_same(result, output, alone, replicas=2)
+    first, second = (dict(np.load(result)) for result in results)
+    for name, value in first.items():
+        assert np.array_equal(value, second[name]), name
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_others_and_training_resumes(tmp_path, alone):
+    checkpoints = tmp_path / "checkpoints"
+    chief, other = (
+        start("multi-worker", checkpoints, tmp_path / "result.npz", *extra, config=config)
+        for extra, config in zip(((), ("die",)), configs(2), strict=True)
+    )
+    output, _ = chief.communicate(timeout=SECONDS)
+    other.communicate(timeout=SECONDS)
+    assert other.returncode == 9
+    assert chief.returncode == 6, output
+    assert "worker 0 of 2 lost another one" in output
+    assert list(checkpoints.glob("*.npz"))
+    assert not (tmp_path / "result.npz").exists()
+    results = [tmp_path / f"{number}.npz" for number in range(2)]
+    workers = [
+        start("multi-worker", folder, result, config=config)
+        # The second one lost its disk: the chief's checkpoint counts.
+        for folder, result, config in zip(
+            (checkpoints, tmp_path / "empty"), results, configs(2), strict=True
+        )
+    ]
+    outputs = [worker.communicate(timeout=SECONDS)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    curve, weights = alone
+    assert losses(outputs[0]) == losses(outputs[1])
+    assert 1 <= len(losses(outputs[0])) < 4
+    np.testing.assert_allclose(losses(outputs[0]), curve[-len(losses(outputs[0])) :], rtol=2e-3)
+    for result in results:
+        for name, value in dict(np.load(result)).items():
+            if name != "replicas":
+                np.testing.assert_allclose(value, weights[name], atol=2e-3, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "",
+        "{",
+        "[]",
+        '{"cluster": {"worker": []}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "ps", "index": 0}}',
+    ],
+)
+def test_a_missing_or_wrong_tf_config_is_explained(config, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(UsageError, match="needs TF_CONFIG"):
+        distribution.connect("multi-worker")

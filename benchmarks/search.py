@@ -1,17 +1,19 @@
-"""Search time against layers, channel step and number of levels.
+"""Search time against layers, channel step, number of levels and budgets.
 
     python benchmarks/search.py [--quick] [--seed N]
 
 Kernels are random and importance is |w| with units sorted, so that prefixes carry more; with
 "flat" every weight matters alike, which leaves the solver the most ties. Seconds are wall clock
-of one search each, and of its slowest level; "use" is the smallest share of a budget used.
+of one search each, and of its slowest level; "use" is the share of the budget that a level uses,
+of several that of which it uses most, and the smallest of all levels.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import graphs
 
-from redsc import cost, ir
-from redsc.groups import find_groups
-from redsc.nesting import SearchOptions, find_levels
+from redsc import cost, ir, latency
+from redsc.groups import find_groups, prefixes, select_units
+from redsc.nesting import Nesting, SearchOptions, find_levels
+from redsc.search import Budget
 
+BUDGETS: tuple[tuple[Budget, ...], ...] = (
+    ("latency",),
+    ("flash",),
+    ("macs", "ram"),
+    ("macs", "ram", "flash", "latency"),
+)
 LEVELS = {2: (50, 100), 4: (25, 50, 75, 100), 10: tuple(range(10, 101, 10))}
 
 
@@ -39,22 +48,53 @@ def importance(graph: ir.Graph, flat: bool) -> dict[str, np.ndarray]:
     return result
 
 
-def cases(seed: int, quick: bool) -> Iterator[tuple[str, ir.Graph, int | None, int, bool]]:
-    """name, network, channel step (None: default), number of levels, flat importance."""
+@dataclass(frozen=True)
+class Case:
+    """channel step None is the default; flat: every weight matters alike."""
+
+    name: str
+    graph: ir.Graph
+    step: int | None = None
+    levels: int = 4
+    flat: bool = False
+    budget: tuple[Budget, ...] = ("macs",)
+
+
+def cases(seed: int, quick: bool) -> Iterator[Case]:
     ds_cnn = graphs.ds_cnn(seed=seed)
     mobilenet, resnet = graphs.mobilenet_v1(seed=seed), graphs.resnet(seed=seed)
     for name, graph in (("DS-CNN", ds_cnn), ("MobileNetV1-0.25", mobilenet), ("ResNet-8", resnet)):
         for step in (8, 4, None):
-            yield name, graph, step, 4, False
-        yield name, graph, None, 4, True
+            yield Case(name, graph, step)
+        yield Case(name, graph, flat=True)
         for count in (2, 10):
-            yield name, graph, None, count, False
+            yield Case(name, graph, levels=count)
+        for budget in BUDGETS:
+            if "ram" in budget and graph is mobilenet:
+                continue  # its image alone is half of its peak
+            yield Case(name, graph, budget=budget)
     if not quick:
-        yield "DS-CNN", ds_cnn, 2, 4, False
-        yield "MobileNetV1-0.25", mobilenet, 4, 4, True
+        yield Case("DS-CNN", ds_cnn, 2)
+        yield Case("MobileNetV1-0.25", mobilenet, 4, flat=True)
     for blocks in (2, 4, 8, 16) if quick else (2, 4, 8, 16, 32):
-        name = f"DS-CNN, {blocks} blocks"
-        yield name, graphs.ds_cnn(blocks=blocks, seed=seed), 8, 4, False
+        yield Case(f"DS-CNN, {blocks} blocks", graphs.ds_cnn(blocks=blocks, seed=seed), 8)
+
+
+def least_use(case: Case, found: Nesting) -> float:
+    """See above; costs are counted on the sliced networks."""
+    target = latency.target(SearchOptions.target)
+    measures: dict[Budget, Callable[[ir.Graph], int]] = {
+        "macs": cost.macs,
+        "ram": cost.peak_activation_bytes,
+        "flash": cost.weights_bytes,
+        "latency": lambda graph: latency.latency_ps(graph, target),
+    }
+    grouping, uses = find_groups(case.graph), []
+    for level in found.levels:
+        narrow = select_units(case.graph, grouping, prefixes(level.widths))
+        shares = (measures[kind](narrow) / measures[kind](case.graph) for kind in case.budget)
+        uses.append(100 * max(shares) / level.percent)
+    return min(uses)
 
 
 def main() -> None:
@@ -62,21 +102,24 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out the slowest cases")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print(
-        "network | linear ops | groups | step | importance | levels | s | slowest s | proven | use"
-    )
-    print("---|---|---|---|---|---|---|---|---|---")
-    for name, graph, step, count, flat in cases(options.seed, options.quick):
-        search = SearchOptions(percents=LEVELS[count], channel_step=step)
-        nesting = find_levels(graph, find_groups(graph), importance(graph, flat), search)
-        used = min(100 * x.macs / cost.macs(graph) / x.percent for x in nesting.levels)
-        print(
-            f"{name} | {len(graph.linear_ops)} | {len(find_groups(graph).free)} "
-            f"| {step or 'default'} | {'flat' if flat else 'sorted |w|'} | {len(nesting.levels)} "
-            f"| {nesting.seconds:.2f} | {max(x.seconds for x in nesting.levels):.2f} "
-            f"| {'yes' if nesting.proven_optimal else f'gap {nesting.gap:.1e}'} | {used:.1%}",
-            flush=True,
-        )
+    columns = (
+        "network", "linear ops", "groups", "step", "importance", "budget", "levels", "s",
+        "slowest s", "proven", "use",
+    )  # fmt: skip
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
+    for case in cases(options.seed, options.quick):
+        graph, grouping = case.graph, find_groups(case.graph)
+        search = SearchOptions(LEVELS[case.levels], case.budget, channel_step=case.step)
+        found = find_levels(graph, grouping, importance(graph, case.flat), search)
+        cells = (
+            case.name, len(graph.linear_ops), len(grouping.free), case.step or "default",
+            "flat" if case.flat else "sorted", ", ".join(case.budget), len(found.levels),
+            f"{found.seconds:.2f}", f"{max(x.seconds for x in found.levels):.2f}",
+            "yes" if found.proven_optimal else f"gap {found.gap:.1e}",
+            f"{least_use(case, found):.1%}",
+        )  # fmt: skip
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -143,9 +143,15 @@ def analyze(model: Path, as_json: bool) -> None:
 )
 @click.option("--levels", metavar="P,P,…", help="Budgets in percent.  [default: 25,50,75,100]")
 @click.option(
-    "--budget", metavar="macs|ram|flash", help="What the percentages are of.  [default: macs]"
+    "--budget",
+    metavar="B,B,…",
+    help="What the percentages are of: macs, ram, flash, latency.  [default: macs]",
 )
 @click.option("--input-range", metavar="LO,HI", help="Range of the network's raw inputs.")
+@click.option("--max-macs", type=int, metavar="N", help="Limit of every level's MACs.")
+@click.option(
+    "--max-latency-ms", type=float, metavar="X", help="Limit of every level's estimated latency."
+)
 @click.option("--max-ram-bytes", type=int, metavar="N", help="Limit of every level's arena.")
 @click.option("--max-flash-bytes", type=int, metavar="N", help="Limit of weights and tables.")
 @click.option("--channel-step", type=int, metavar="N", help="Widths are multiples of N.")
@@ -188,10 +194,7 @@ def compile(
     from redsc import config as configuration
     from redsc import pipeline, report
 
-    for name, parse in (
-        ("levels", configuration.parse_levels),
-        ("input_range", configuration.parse_input_range),
-    ):
+    for name, parse in configuration.PARSERS.items():
         if given[name] is not None:
             given[name] = parse(given[name])
     given["verify"] = False if no_verify else None

@@ -9,25 +9,26 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from redsc import datasets, emit
 from redsc.boards import BOARDS
 from redsc.errors import UsageError
 from redsc.importance import GRADIENT_METHODS, METHODS
 
-Budget = Literal["macs", "ram", "flash"]
+Budget = Literal["macs", "ram", "flash", "latency"]
 BUDGETS = get_args(Budget)
 RUNTIMES = ("tflm", "standalone")
 DEFAULT_LEVELS = (25.0, 50.0, 75.0, 100.0)
 """Percent. A default level that no widths fit is left out; one that was asked for is an error."""
 
-_KINDS = {"int": "a whole number", "bool": "true or false"}
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 _LARGEST_INPUT = 1e30
 """Beyond it a network's float32 sums overflow."""
@@ -41,8 +42,10 @@ class CompileOptions:
     output: Path = Path("build")
     data: str | None = None
     levels: tuple[float, ...] | None = None
-    budget: Budget = "macs"
+    budget: tuple[Budget, ...] = ("macs",)
     input_range: tuple[float, float] | None = None
+    max_macs: int | None = None
+    max_latency_ms: float | None = None
     max_ram_bytes: int | None = None
     max_flash_bytes: int | None = None
     channel_step: int | None = None
@@ -72,6 +75,15 @@ def parse_levels(text: str) -> tuple[float, ...]:
     if len(values) > 16:
         raise UsageError(f"levels: {len(values)} levels asked for, at most 16 are supported")
     return values
+
+
+def parse_budget(text: str) -> tuple[Budget, ...]:
+    """'macs,ram' as the resources that the percentages are of, each once."""
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in BUDGETS:
+            raise UsageError(f"budget: {name!r} is not one of {', '.join(BUDGETS)}")
+    return tuple(dict.fromkeys(cast(list[Budget], names)))
 
 
 def parse_input_range(text: str) -> tuple[float, float]:
@@ -112,10 +124,9 @@ def _convert(path: Path, key: str, value: Any) -> Any:
     kind = str(fields[key])
     where = f"{path}: {key} = {value!r}"
     match key:
-        case "levels" | "input_range":
-            parse = parse_levels if key == "levels" else parse_input_range
+        case "levels" | "input_range" | "budget":
             try:
-                return parse(_join(value, where))
+                return PARSERS[key](_join(value, where))
             except UsageError as error:
                 raise UsageError(f"{path}: {error}") from None
         case "output":
@@ -124,12 +135,14 @@ def _convert(path: Path, key: str, value: Any) -> Any:
         case "data":
             if isinstance(value, str):
                 return _beside(path.parent, value)
-        case _ if kind.startswith(("str", "Budget")) and isinstance(value, str):
+        case _ if kind.startswith("str") and isinstance(value, str):
             return value
         case _ if kind.startswith("bool") and isinstance(value, bool):
             return value
         case _ if kind.startswith("int") and type(value) is int:
             return value
+        case _ if kind.startswith("float") and type(value) in (int, float):
+            return float(value)
     raise UsageError(f"{where}: expected {_KINDS.get(kind.removesuffix(' | None'), 'text')}")
 
 
@@ -148,7 +161,15 @@ def _join(value: Any, where: str) -> str:
         return value
     if isinstance(value, list):
         return ",".join(str(part) for part in value)
-    raise UsageError(f"{where}: expected a list of numbers")
+    raise UsageError(f"{where}: expected a list")
+
+
+PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "levels": parse_levels,
+    "input_range": parse_input_range,
+    "budget": parse_budget,
+}
+"""Options that hold several values: on the command line text, in a file text or a list."""
 
 
 def merge(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> CompileOptions:
@@ -162,7 +183,6 @@ def merge(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> CompileO
 
 def _check(options: CompileOptions) -> None:
     for name, allowed in (
-        ("budget", BUDGETS),
         ("importance", METHODS),
         ("runtime", RUNTIMES),
         ("board", tuple(BOARDS)),
@@ -180,11 +200,14 @@ def _check(options: CompileOptions) -> None:
             f"name: {options.name!r} cannot be a C++ namespace of its own; use small letters, "
             "digits and underscores, a letter first"
         )
-    limits = ("max_ram_bytes", "max_flash_bytes", "channel_step", "min_width")
+    limits = ("max_macs", "max_ram_bytes", "max_flash_bytes", "channel_step", "min_width")
     for name in limits:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"{name.replace('_', '-')}: {value} must be at least 1")
+    latency_ms = options.max_latency_ms
+    if latency_ms is not None and not 0 < latency_ms < math.inf:
+        raise UsageError(f"max-latency-ms: {latency_ms:g} must be above 0")
     for name in ("epochs", "seed"):
         value = getattr(options, name)
         if value is not None and value < 0:

@@ -1,4 +1,4 @@
-"""What a network costs: MACs, parameters, int8 activation memory, flash.
+"""What a network costs: MACs, parameters, int8 activation memory, flash, estimated time.
 
 Two views of one definition, which tests hold equal. Functions of a graph count a network that
 exists. A `CostModel` holds the same costs of every subnetwork as exact integer forms of the
@@ -8,14 +8,15 @@ search never has to build one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from redsc import ir
+from redsc import ir, latency
 from redsc.groups import Axis, Grouping, Segment, Widths
 
 TABLE_BYTES_PER_CHANNEL = 9
@@ -120,12 +121,22 @@ class Term:
     weights_bytes: int = 0
     channels: int = 0
     """Output channels of linear ops: entries of a requantisation table."""
+    latency_ps: int = 0
 
     def __add__(self, other: Term) -> Term:
         return Term(
             self.macs + other.macs,
             self.weights_bytes + other.weights_bytes,
             self.channels + other.channels,
+            self.latency_ps + other.latency_ps,
+        )
+
+    def __mul__(self, amount: int) -> Term:
+        return Term(
+            self.macs * amount,
+            self.weights_bytes * amount,
+            self.channels * amount,
+            self.latency_ps * amount,
         )
 
 
@@ -136,25 +147,27 @@ Pair = tuple[str, str]
 class CostModel:
     """Costs of the subnetwork with widths w, exactly.
 
-    macs = sum of pairs[a, b].macs * w[a] * w[b] + sum of units[a].macs * w[a], weights_bytes and
-    channels alike; live[op] is the sum of bytes per unit * w over everything alive at the op.
-    A pair may hold one group twice (a convolution inside a residual stage). scratch[op], of ops
-    whose kernels have some that one group decides, names the group and holds the bytes at each
-    of its widths: (units + 1,).
+    macs = sum of pairs[a, b].macs * w[a] * w[b] + sum of units[a].macs * w[a] + constant.macs,
+    weights_bytes, channels and latency_ps alike (only the last has a constant, and is 0 without
+    a target); live[op] is the sum of bytes per unit * w over everything alive at the op. A pair
+    may hold one group twice (a convolution inside a residual stage). scratch[op], of ops whose
+    kernels have some that one group decides, names the group and holds the bytes at each of its
+    widths: (units + 1,).
     """
 
     pairs: Mapping[Pair, Term]
     units: Mapping[str, Term]
     live: Mapping[str, Mapping[str, int]]
     scratch: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict)
+    constant: Term = Term()
 
     def cost(self, widths: Widths) -> Term:
         """Everything but memory."""
-        total = Term()
+        total = self.constant
         for (a, b), term in self.pairs.items():
-            total += _times(term, widths[a] * widths[b])
+            total += term * (widths[a] * widths[b])
         for group, term in self.units.items():
-            total += _times(term, widths[group])
+            total += term * widths[group]
         return total
 
     def macs(self, widths: Widths) -> int:
@@ -165,6 +178,9 @@ class CostModel:
 
     def table_bytes(self, widths: Widths) -> int:
         return self.cost(widths).channels * TABLE_BYTES_PER_CHANNEL
+
+    def latency_ps(self, widths: Widths) -> int:
+        return self.cost(widths).latency_ps
 
     def peak_activation_bytes(self, widths: Widths) -> int:
         return max(
@@ -184,7 +200,9 @@ class CostModel:
         return self.live[op][group] * width + (int(table[width]) if group == source else 0)
 
 
-def cost_model(graph: ir.Graph, grouping: Grouping) -> CostModel:
+def cost_model(
+    graph: ir.Graph, grouping: Grouping, target: latency.Target | None = None
+) -> CostModel:
     """The CostModel of a lowered graph; `grouping` is `find_groups(graph)`."""
     shapes = ir.shapes(graph)
     pairs: defaultdict[Pair, Term] = defaultdict(Term)
@@ -201,7 +219,27 @@ def cost_model(graph: ir.Graph, grouping: Grouping) -> CostModel:
                 weights = window * segment.channels(1) * out.channels(1)
                 pairs[pair(grouping, segment, out)] += Term(weights * positions, weights)
     per_unit = {name: _bytes_per_unit(shapes[name], axis) for name, axis in grouping.axes.items()}
-    return CostModel(pairs, units, _live_rows(graph, per_unit))
+    model = CostModel(pairs, units, _live_rows(graph, per_unit))
+    return model if target is None else _with_latency(model, graph, grouping, target)
+
+
+def _with_latency(
+    model: CostModel, graph: ir.Graph, grouping: Grouping, target: latency.Target
+) -> CostModel:
+    pairs, units, constant = dict(model.pairs), dict(model.units), model.constant
+    for name, layer in latency.layers(graph).items():
+        form = target.form(layer)
+        constant += Term(latency_ps=form.constant)
+        inputs, outputs = grouping.axes[graph[name].inputs[0]], grouping.axes[name]
+        for factor, axis in ((form.input, inputs), (form.output, outputs)):
+            for segment in axis:
+                more = Term(latency_ps=factor * segment.channels(1))
+                units[segment.group] = units.get(segment.group, Term()) + more
+        for source, out in itertools.product(inputs, outputs) if form.product else ():
+            key = pair(grouping, source, out)
+            more = Term(latency_ps=form.product * source.channels(1) * out.channels(1))
+            pairs[key] = pairs.get(key, Term()) + more
+    return replace(model, pairs=pairs, units=units, constant=constant)
 
 
 def pair(grouping: Grouping, a: Segment, b: Segment) -> Pair:
@@ -214,10 +252,6 @@ def pair(grouping: Grouping, a: Segment, b: Segment) -> Pair:
 def _positions(op: ir.LinearOp, shapes: Mapping[str, ir.Shape]) -> int:
     """How often each weight is used: output positions, 1 for Dense."""
     return math.prod(shapes[op.name][:-1])
-
-
-def _times(term: Term, factor: int) -> Term:
-    return Term(term.macs * factor, term.weights_bytes * factor, term.channels * factor)
 
 
 def _bytes_per_unit(shape: ir.Shape, axis: Axis) -> dict[str, int]:

@@ -16,6 +16,7 @@ from redsc import groups, ir, kernels, memory, nesting, plan, quantize
 from redsc.errors import InfeasibleError
 from redsc.gain import Importance
 from redsc.nesting import Nesting, SearchOptions
+from redsc.search import Search
 
 
 def find_levels(
@@ -29,20 +30,20 @@ def find_levels(
 
     Raises InfeasibleError like it; the value it names is the smallest that holds any levels.
     """
+    return _levels_of(nesting.prepare(graph, grouping, importance, options, unit_importance))
+
+
+def _levels_of(search: Search) -> Nesting:
+    graph, grouping, options = search.graph, search.grouping, search.options
     if options.max_flash_bytes is None:
-        return nesting.find_levels(graph, grouping, importance, options, unit_importance)
+        return nesting.levels_of(search)
     smallest = [nesting.narrowest(grouping, options)] * len(set(options.percents))
     reserved, too_much = structure_bytes(graph, grouping, smallest), None
     enough = reserved  # to find levels, but not for their structure
     while True:
         try:
-            found = nesting.find_levels(
-                graph,
-                grouping,
-                importance,
-                replace(options, reserved_flash_bytes=reserved),
-                unit_importance,
-            )
+            narrowed = replace(options, reserved_flash_bytes=reserved)
+            found = nesting.levels_of(replace(search, options=narrowed))
         except InfeasibleError:
             if reserved - enough <= 1:
                 raise
@@ -60,9 +61,7 @@ def find_levels(
         return found
     # What was reserved for the structure of levels that were dropped is the others'.
     kept = tuple(level.percent for level in found.levels)
-    again = find_levels(
-        graph, grouping, importance, replace(options, percents=kept), unit_importance
-    )
+    again = _levels_of(replace(search, options=replace(options, percents=kept)))
     if again.levels[-1].gain < found.levels[-1].gain:
         return found
     return replace(

@@ -6,18 +6,23 @@ redsc.milp finds the optimum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from redsc.cost import TABLE_BYTES_PER_CHANNEL, CostModel, Pair, Term
 from redsc.gain import Gains
 from redsc.groups import Widths
+from redsc.latency import PICOSECONDS_PER_MS
 
 Candidates = Mapping[str, Sequence[int]]
 """Ascending candidate widths of every group; a group that must not change has one."""
+
+
+Resource = Literal["macs", "weights_bytes", "latency_ps"]
+"""What is linear in the program's variables and limited by a level's budget."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Limits:
     requantisation tables: levels of at least this width that are still to come need as much.
     peak is of tensors alone, arena of tensors and scratch.
 
-    least_macs asks for a minimum; it is no limit that `violations` knows of.
+    least asks for a minimum of a resource; it is no limit that `violations` knows of.
     """
 
     macs: int | None = None
@@ -35,7 +40,20 @@ class Limits:
     flash_bytes: int | None = None
     tables: int = 1
     arena_bytes: int | None = None
-    least_macs: int | None = None
+    latency_ps: int | None = None
+    least: tuple[Resource, int] | None = None
+
+    def capped(self, other: Limits) -> Limits:
+        """These limits, and the other's of computation and time."""
+        return replace(
+            self,
+            macs=_smaller(self.macs, other.macs),
+            latency_ps=_smaller(self.latency_ps, other.latency_ps),
+        )
+
+
+def _smaller(a: int | None, b: int | None) -> int | None:
+    return min((x for x in (a, b) if x is not None), default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +64,7 @@ class Values:
     macs: np.ndarray
     weights_bytes: np.ndarray
     table_bytes: np.ndarray
+    latency_ps: np.ndarray
 
     def __add__(self, other: Values) -> Values:
         return Values(
@@ -53,11 +72,16 @@ class Values:
             self.macs + other.macs,
             self.weights_bytes + other.weights_bytes,
             self.table_bytes + other.table_bytes,
+            self.latency_ps + other.latency_ps,
         )
 
     def at(self, index: Any) -> Values:
         return Values(
-            self.gain[index], self.macs[index], self.weights_bytes[index], self.table_bytes[index]
+            self.gain[index],
+            self.macs[index],
+            self.weights_bytes[index],
+            self.table_bytes[index],
+            self.latency_ps[index],
         )
 
 
@@ -66,12 +90,13 @@ class Problem:
     """A knapsack over candidate widths.
 
     units[a] and pairs[a, b] follow the candidates of their groups; pairs join two different
-    groups that both have a choice.
+    groups that both have a choice. constant is what any widths bring and cost, (1,).
     """
 
     candidates: Candidates
     units: Mapping[str, Values]
     pairs: Mapping[Pair, Values]
+    constant: Values
     model: CostModel
     gains: Gains
 
@@ -84,6 +109,9 @@ class Problem:
         return {group: widths[-1] for group, widths in self.candidates.items()}
 
 
+LATENCY = "ms of estimated latency"
+
+
 @dataclass(frozen=True)
 class Violation:
     """A limit that some widths break."""
@@ -92,8 +120,24 @@ class Violation:
     value: int
     limit: int
 
+    @property
+    def excess(self) -> float:
+        """As a share of the limit."""
+        return (self.value - self.limit) / max(1, self.limit)
+
+    def text(self, reserved: int = 0) -> str:
+        """What is needed and allowed; time in thousandths of a millisecond, rounded to safety."""
+        if self.resource != LATENCY:
+            return (
+                f"{self.resource}: at least {self.value + reserved} needed, "
+                f"{self.limit + reserved} allowed"
+            )
+        step = PICOSECONDS_PER_MS // 1000
+        needed, allowed = -(-self.value // step) / 1000, self.limit // step / 1000
+        return f"{self.resource}: at least {needed:.3f} needed, {allowed:.3f} allowed"
+
     def __str__(self) -> str:
-        return f"{self.resource}: {self.value} needed, {self.limit} allowed"
+        return self.text()
 
 
 # --- problem -------------------------------------------------------------------------------------
@@ -126,34 +170,55 @@ def build(model: CostModel, gains: Gains, candidates: Candidates) -> Problem:
             units[a] += values.at((slice(None), 0))
         else:
             pairs[a, b] = values
-    return Problem(candidates, units, pairs, model, gains)
+    constant = _values(np.zeros(1), model.constant, np.ones(1, np.int64))
+    return Problem(candidates, units, pairs, constant, model, gains)
 
 
 def _values(gain: np.ndarray, term: Term, amount: np.ndarray) -> Values:
     tables = term.channels * TABLE_BYTES_PER_CHANNEL
-    return Values(gain, term.macs * amount, term.weights_bytes * amount, tables * amount)
+    return Values(
+        gain,
+        term.macs * amount,
+        term.weights_bytes * amount,
+        tables * amount,
+        term.latency_ps * amount,
+    )
 
 
 def violations(model: CostModel, limits: Limits, widths: Widths) -> tuple[Violation, ...]:
     """Limits that these widths break."""
-    total = model.cost(widths)
-    tables = total.channels * TABLE_BYTES_PER_CHANNEL * limits.tables
-    used = [
-        ("MACs", total.macs, limits.macs),
-        ("bytes of weights", total.weights_bytes, limits.weights_bytes),
-        ("bytes of flash for weights and tables", total.weights_bytes + tables, limits.flash_bytes),
-    ]
-    if limits.peak_bytes is not None:
-        peak = model.peak_activation_bytes(widths)
-        used.append(("bytes of activations alive at once", peak, limits.peak_bytes))
-    if limits.arena_bytes is not None:
-        arena = model.least_arena_bytes(widths)
-        used.append(("bytes of activations and scratch at once", arena, limits.arena_bytes))
     return tuple(
         Violation(resource, value, limit)
-        for resource, value, limit in used
-        if limit is not None and value > limit
+        for resource, value, limit in _used(model, limits, widths)
+        if value > limit
     )
+
+
+def use(model: CostModel, limits: Limits, widths: Widths) -> float:
+    """The largest share that these widths use of any limit; 0 where there is none."""
+    used = _used(model, limits, widths)
+    return max((value / max(1, limit) for _, value, limit in used), default=0.0)
+
+
+def _used(model: CostModel, limits: Limits, widths: Widths) -> Iterator[tuple[str, int, int]]:
+    """Every limit that there is: its resource, what these widths take of it, and itself."""
+    total = model.cost(widths)
+    if limits.macs is not None:
+        yield "MACs", total.macs, limits.macs
+    if limits.weights_bytes is not None:
+        yield "bytes of weights", total.weights_bytes, limits.weights_bytes
+    if limits.flash_bytes is not None:
+        tables = total.channels * TABLE_BYTES_PER_CHANNEL * limits.tables
+        flash_bytes = total.weights_bytes + tables
+        yield "bytes of flash for weights and tables", flash_bytes, limits.flash_bytes
+    if limits.latency_ps is not None:
+        yield LATENCY, total.latency_ps, limits.latency_ps
+    if limits.peak_bytes is not None:
+        peak = model.peak_activation_bytes(widths)
+        yield "bytes of activations alive at once", peak, limits.peak_bytes
+    if limits.arena_bytes is not None:
+        arena = model.least_arena_bytes(widths)
+        yield "bytes of activations and scratch at once", arena, limits.arena_bytes
 
 
 def joint_violations(

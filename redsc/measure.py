@@ -14,6 +14,7 @@ from redsc import (
     cost,
     importer,
     ir,
+    latency,
     report,
     tflm,
     toolchain,
@@ -71,7 +72,10 @@ def board_facts(board: boards.Board, usage: boards.Usage) -> dict[str, Any]:
 
 
 def level_costs(
-    network: QuantizedNetwork, full: ir.Graph, arenas: Sequence[ArenaPlan]
+    network: QuantizedNetwork,
+    full: ir.Graph,
+    arenas: Sequence[ArenaPlan],
+    target: latency.Target,
 ) -> list[dict[str, Any]]:
     """What is known of each level before anything runs: the report's first keys."""
     full_macs = cost.macs(full)
@@ -85,6 +89,7 @@ def level_costs(
             "parameters": cost.parameters(level.graph),
             "peak_activation_bytes": cost.peak_activation_bytes(level.graph),
             "arena_bytes": arena.size_bytes,
+            "estimated_latency_ms": latency.milliseconds(level.graph, target),
         }
         for number, (level, arena) in enumerate(zip(network.levels, arenas, strict=True))
     ]

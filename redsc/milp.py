@@ -17,8 +17,8 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_args
 
 import pulp
 
@@ -26,7 +26,7 @@ from redsc import quiet
 from redsc.cost import CostModel
 from redsc.errors import InfeasibleError
 from redsc.groups import Widths
-from redsc.knapsack import Limits, Problem, Values, grow, joint_violations
+from redsc.knapsack import Limits, Problem, Resource, Values, grow, joint_violations
 
 MOST_NODES = 2000
 """Of a branch-and-bound tree. Unlike seconds, it ends a search at the same widths everywhere."""
@@ -63,6 +63,7 @@ def gap_of(bound: float, objective: float) -> float:
 
 
 Terms = list[tuple[Any, float]]
+_RESOURCES = tuple(entry.name for entry in fields(Values))
 
 
 @dataclass(eq=False)
@@ -70,18 +71,13 @@ class _Level:
     """Variables of one level, and per resource the terms and the constant of its total."""
 
     choose: dict[str, list[Any]] = field(default_factory=dict)
-    terms: dict[str, Terms] = field(
-        default_factory=lambda: {name: [] for name in ("gain", "macs", "weights", "tables")}
-    )
-    constants: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("gain", "macs", "weights", "tables"), 0)
-    )
+    terms: dict[str, Terms] = field(default_factory=lambda: {name: [] for name in _RESOURCES})
+    constants: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_RESOURCES, 0))
 
     def count(self, variables: Iterable[Any] | None, values: Values) -> None:
         """Adds what `variables` (None: a constant) bring and cost."""
-        arrays = (values.gain, values.macs, values.weights_bytes, values.table_bytes)
-        for name, array in zip(self.terms, arrays, strict=True):
-            flat = array.ravel().tolist()
+        for name in _RESOURCES:
+            flat = getattr(values, name).ravel().tolist()
             if variables is None:
                 self.constants[name] += flat[0]
             else:
@@ -130,7 +126,7 @@ def solve_jointly(
         if program.sol_status == pulp.LpSolutionIntegerFeasible or not program.sol_status:
             return _stopped(program, problem, levels, limits, forbidden, started)
         if program.sol_status == pulp.LpSolutionInfeasible:
-            wanted = any(limit.least_macs for limit in limits)
+            wanted = any(limit.least for limit in limits)
             assert wanted or any(limit.arena_bytes for limit in limits), "the smallest widths fit"
             raise InfeasibleError("No widths fit all limits together")
         assert program.sol_status == pulp.LpSolutionOptimal, pulp.LpSolution[program.sol_status]
@@ -157,18 +153,22 @@ def _program(problem: Problem, limits: Sequence[Limits]) -> tuple[Any, list[_Lev
     program.setObjective(pulp.LpAffineExpression(terms))
     for number, (level, limit) in enumerate(zip(levels, limits, strict=True)):
         below = levels[:number]
-        for resource, maximum in (("macs", limit.macs), ("weights", limit.weights_bytes)):
+        for resource in get_args(Resource):
+            maximum = getattr(limit, resource)
             _limit(program, level.terms[resource], level.constants[resource], maximum)
-        if limit.least_macs is not None:
-            negative = [(v, -x) for v, x in level.terms["macs"]]
-            _limit(program, negative, -level.constants["macs"], -limit.least_macs)
+        if limit.least is not None:
+            resource, least = limit.least
+            negative = [(v, -x) for v, x in level.terms[resource]]
+            _limit(program, negative, -level.constants[resource], -least)
         if limit.flash_bytes is not None:
-            tables = [(v, x * limit.tables) for v, x in level.terms["tables"]]
-            constant = level.constants["weights"] + level.constants["tables"] * limit.tables
+            terms = [(v, x * limit.tables) for v, x in level.terms["table_bytes"]]
+            constant = level.constants["table_bytes"] * limit.tables
             for other in below:
-                tables += other.terms["tables"]
-                constant += other.constants["tables"]
-            _limit(program, level.terms["weights"] + tables, constant, limit.flash_bytes)
+                terms += other.terms["table_bytes"]
+                constant += other.constants["table_bytes"]
+            terms += level.terms["weights_bytes"]
+            constant += level.constants["weights_bytes"]
+            _limit(program, terms, constant, limit.flash_bytes)
         if limit.peak_bytes is not None:
             _limit_memory(program, problem, level, limit.peak_bytes, _tensor_bytes)
         if limit.arena_bytes is not None:
@@ -184,6 +184,7 @@ def _gain_scale(problem: Problem) -> float:
 
 def _add_level(program: Any, problem: Problem, tag: str) -> _Level:
     level = _Level()
+    level.count(None, problem.constant)
     for number, (group, widths) in enumerate(problem.candidates.items()):
         if len(widths) == 1:
             level.count(None, problem.units[group])
@@ -252,15 +253,25 @@ def _limit_memory(
 
 
 def _limit(program: Any, terms: Terms, constant: float, maximum: int | None) -> None:
-    """terms + constant <= maximum in integers, divided by their gcd to suit tolerances."""
+    """terms + constant <= maximum in integers, divided by their gcd to suit tolerances.
+
+    Picoseconds are so many that a limit would drown in the solver's precision: they are divided
+    further, which leaves its tolerance of 1e-6 far below one of them.
+    """
     if maximum is None or not terms:
         return
     total: dict[Any, int] = {}
     for variable, factor in terms:  # PuLP would keep only the last of several terms
         total[variable] = total.get(variable, 0) + int(factor)
     divisor = math.gcd(*total.values()) or 1
-    scaled = [(variable, factor // divisor) for variable, factor in total.items()]
-    _at_most(program, scaled, (maximum - int(constant)) // divisor)
+    bound = (maximum - int(constant)) // divisor
+    shrink = max(1, abs(bound) // _LARGEST)
+    scaled = [(variable, factor // divisor / shrink) for variable, factor in total.items()]
+    _at_most(program, scaled, bound / shrink)
+
+
+_LARGEST = 2**24
+"""Of a row's limit."""
 
 
 def _equal(program: Any, terms: Sequence[tuple[Any, float]], value: int) -> None:
@@ -268,7 +279,7 @@ def _equal(program: Any, terms: Sequence[tuple[Any, float]], value: int) -> None
     program.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintEQ, rhs=value))
 
 
-def _at_most(program: Any, terms: Sequence[tuple[Any, float]], value: int) -> None:
+def _at_most(program: Any, terms: Sequence[tuple[Any, float]], value: float) -> None:
     expression = pulp.LpAffineExpression(terms)
     program.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintLE, rhs=value))
 

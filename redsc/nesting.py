@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from redsc import ir
+from redsc import ir, latency
 from redsc.cost import cost_model
 from redsc.errors import InfeasibleError, UsageError
 from redsc.gain import Importance, gains
 from redsc.grid import Grid, default_grid, explicit_grid
-from redsc.groups import Grouping
-from redsc.knapsack import Limits, Violation, violations
+from redsc.groups import Grouping, Widths
+from redsc.knapsack import Limits, Violation, use, violations
 from redsc.memory import scratch_tables
 from redsc.milp import gap_of, solver_name
-from redsc.search import Level, Search, SearchOptions, nested_levels
+from redsc.search import LEAST_USE, Level, Search, SearchOptions, nested_levels
 
-__all__ = ["LevelWidths", "Nesting", "SearchOptions", "find_levels"]
+__all__ = ["LevelWidths", "Nesting", "SearchOptions", "find_levels", "levels_of", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class LevelWidths:
     macs: int
     weights_bytes: int
     table_bytes: int
+    latency_ps: int
     peak_activation_bytes: int
     arena_bytes: int
     gain: float
@@ -49,7 +50,7 @@ class Nesting:
 
     gap is the largest of the levels' optimality gaps, as a share of the importance kept: what
     better widths could exist within the same limits, given the levels solved before and, where
-    any widths reach it, at least search.LEAST_USE of a MAC budget used. dropped: the warnings, of
+    any widths reach it, at least search.LEAST_USE of a budget used. dropped: the warnings, of
     all, that tell of levels left out.
     """
 
@@ -74,18 +75,30 @@ def find_levels(
     importance: nonnegative, by op name, shaped like the kernels. Raises InfeasibleError when not
     even the narrowest widths fit, UsageError for options that mean nothing.
     """
-    started, percents = time.monotonic(), _percents(options)
-    model = cost_model(graph, grouping)
+    return levels_of(prepare(graph, grouping, importance, options, unit_importance))
+
+
+def prepare(
+    graph: ir.Graph,
+    grouping: Grouping,
+    importance: Importance,
+    options: SearchOptions,
+    unit_importance: Mapping[str, np.ndarray] | None = None,
+) -> Search:
+    """What `levels_of` needs, and what several searches of one network share: their options may
+    differ in percents and in what is reserved."""
+    model = cost_model(graph, grouping, latency.target(options.target))
     if options.max_ram_bytes is not None and options.scratch is not None:
         model = replace(model, scratch=scratch_tables(graph, grouping, options.scratch))
-    search = Search(
-        graph,
-        grouping,
-        model,
-        gains(graph, grouping, importance, unit_importance),
-        options,
-    )
-    wanted, dropped = _grid(grouping, options), []
+    gain = gains(graph, grouping, importance, unit_importance)
+    return Search(graph, grouping, model, gain, options)
+
+
+def levels_of(search: Search) -> Nesting:
+    """See find_levels."""
+    options = search.options
+    started, percents = time.monotonic(), _percents(options)
+    wanted, dropped = _grid(search.grouping, options), []
     grid = _feasible_grid(search, wanted, percents)
     while True:
         levels = nested_levels(search, grid, percents)
@@ -96,8 +109,9 @@ def find_levels(
         if finer is not None:
             grid = finer
             continue
-        # On a board the widest level is what fits, so the one below it gives way.
-        number = len(percents) - 2 if search.board_limited else twin
+        # Where more than percentages limits it the widest level is what fits, so the one below
+        # gives way.
+        number = len(percents) - 2 if search.limited else twin
         dropped.append(_dropped(search, levels, number))
         percents = (*percents[:number], *percents[number + 1 :])
         grid = _feasible_grid(search, wanted, percents)
@@ -154,6 +168,7 @@ def _measured(search: Search, level: Level) -> LevelWidths:
         macs=model.macs(widths),
         weights_bytes=model.weights_bytes(widths),
         table_bytes=model.table_bytes(widths),
+        latency_ps=model.latency_ps(widths),
         peak_activation_bytes=model.peak_activation_bytes(widths),
         arena_bytes=search.arena_bytes(widths),
         gain=gain,
@@ -165,30 +180,42 @@ def _measured(search: Search, level: Level) -> LevelWidths:
 # --- a grid that suits ---------------------------------------------------------------------------
 
 
-def _broken(search: Search, grid: Grid, percents: Sequence[float]) -> list[Violation]:
-    """Limits that the narrowest level would break even at the grid's smallest widths.
+_SHARE, _RAM, _FLASH = "--levels", "--max-ram-bytes", "--max-flash-bytes"
 
-    Costs grow with widths, so all levels are feasible if and only if there are none.
+
+def _broken(
+    search: Search, widths: Widths, percents: Sequence[float]
+) -> list[tuple[str, Violation]]:
+    """Limits that the narrowest level breaks with these widths, each with the option it is from.
+
+    Costs grow with widths, so all levels are feasible if and only if the smallest widths break
+    none.
     """
-    widths = {group: choices[0] for group, choices in grid.candidates().items()}
-    limits = replace(
-        search.budget(percents[0]), flash_bytes=search.max_flash_bytes, tables=len(percents)
+    model, caps = search.model, search.caps
+    flash = Limits(flash_bytes=search.max_flash_bytes, tables=len(percents))
+    limits = (
+        (_SHARE, search.budget(percents[0])),
+        ("--max-macs", replace(caps, latency_ps=None)),
+        ("--max-latency-ms", replace(caps, macs=None)),
+        (_FLASH, flash),
     )
-    broken = list(violations(search.model, limits, widths))
+    broken = [(option, v) for option, limit in limits for v in violations(model, limit, widths)]
     if search.max_arena_bytes is not None and search.excess_bytes(widths):
-        arena = Violation(
-            "bytes of RAM in the planned arena", search.arena_bytes(widths), search.max_arena_bytes
-        )
-        broken.append(arena)
+        needed = search.arena_bytes(widths)
+        arena = Violation("bytes of RAM in the planned arena", needed, search.max_arena_bytes)
+        broken.append((_RAM, arena))
     return broken
+
+
+def _smallest(grid: Grid) -> dict[str, int]:
+    return {group: choices[0] for group, choices in grid.candidates().items()}
 
 
 def _feasible_grid(search: Search, grid: Grid, percents: Sequence[float]) -> Grid:
     """`grid`, relaxed group by group, most helpful first, until the narrowest level fits."""
 
     def overrun(candidate: Grid) -> float:
-        broken = _broken(search, candidate, percents)
-        return sum((v.value - v.limit) / max(1, v.limit) for v in broken)
+        return sum(v.excess for _, v in _broken(search, _smallest(candidate), percents))
 
     while overrun(grid) > 0:
         relaxed = [candidate for _, candidate in grid.relaxations()]
@@ -199,20 +226,17 @@ def _feasible_grid(search: Search, grid: Grid, percents: Sequence[float]) -> Gri
 
 
 def _infeasible(search: Search, grid: Grid, percents: Sequence[float]) -> str:
-    options = search.options
-    needs, steps = [], []
-    for violation in _broken(search, grid, percents):
-        reserved, advice = 0, f"a smallest --levels of {_smallest_percent(search, violation)}"
-        if "RAM" in violation.resource:
-            reserved, advice = options.reserved_ram_bytes, "a larger --max-ram-bytes"
-        elif "flash" in violation.resource:
-            reserved, advice = options.reserved_flash_bytes, "a larger --max-flash-bytes"
-        needs.append(
-            f"{violation.resource}: at least {violation.value + reserved} needed, "
-            f"{violation.limit + reserved} allowed"
-        )
-        steps.append(advice)
-        if "flash" in violation.resource and len(percents) > 1:
+    widths, options = _smallest(grid), search.options
+    reserved = {_RAM: options.reserved_ram_bytes, _FLASH: options.reserved_flash_bytes}
+    broken = _broken(search, widths, percents)
+    needs = [violation.text(reserved.get(option, 0)) for option, violation in broken]
+    steps = []
+    for option in dict.fromkeys(option for option, _ in broken):
+        if option == _SHARE:
+            steps.append(f"a smallest --levels of {_smallest_percent(search, widths)}")
+            continue
+        steps.append(f"a larger {option}")
+        if option == _FLASH and len(percents) > 1:
             steps.append("fewer levels")
     if grid.step_given:
         steps.append("a smaller --channel-step")
@@ -220,22 +244,16 @@ def _infeasible(search: Search, grid: Grid, percents: Sequence[float]) -> str:
         steps.append("a smaller --min-width")
     return (
         f"no widths fit the {percents[0]:g} % level, not even the smallest "
-        f"ones ({'; '.join(needs)}). Try {', '.join(dict.fromkeys(steps))}."
+        f"ones ({'; '.join(needs)}). Try {', '.join(steps)}."
     )
 
 
-def _smallest_percent(search: Search, violation: Violation) -> str:
-    """The budget, to a tenth of a percent, that a cost needs."""
+def _smallest_percent(search: Search, widths: Widths) -> str:
+    """The budget, to a tenth of a percent, that these widths need."""
     tenths = 1
-    while tenths < 1000 and violation.value > _limit(search.budget(tenths / 10)):
+    while tenths < 1000 and violations(search.model, search.budget(tenths / 10), widths):
         tenths += 1
     return f"{tenths / 10:g}"
-
-
-def _limit(budget: Limits) -> int:
-    """The one limit of a level's budget."""
-    limits = (budget.macs, budget.peak_bytes, budget.weights_bytes)
-    return next(limit for limit in limits if limit is not None)
 
 
 def _twin(search: Search, levels: Sequence[Level]) -> int | None:
@@ -249,16 +267,16 @@ def _twin(search: Search, levels: Sequence[Level]) -> int | None:
 
 def _refine(search: Search, grid: Grid, levels: Sequence[Level], number: int) -> Grid | None:
     """A finer step where level `number` misses its next width by least, if only its budget, and
-    not the board, stands in the way; None when no finer step can help."""
+    no other limit, stands in the way; None when no finer step can help."""
     level, widths = levels[number], [level.widths for level in levels]
     budget = search.budget(level.percent)
-    best: tuple[int, Grid] | None = None
+    best: tuple[float, Grid] | None = None
     for group, choices in grid.candidates(lower=level.widths).items():
         finer = None if group in grid.fixed else grid.halve_step(group)
         if finer is None or len(choices) < 2:
             continue
         trial = {**level.widths, group: choices[1]}
-        miss = sum(v.value - v.limit for v in violations(search.model, budget, trial))
+        miss = sum(v.excess for v in violations(search.model, budget, trial))
         changed = [*widths[:number], trial, *widths[number + 1 :]]
         if miss and search.fits_board(changed, number) and (best is None or miss < best[0]):
             best = (miss, finer)
@@ -270,10 +288,10 @@ def _refine(search: Search, grid: Grid, levels: Sequence[Level], number: int) ->
 
 def _dropped(search: Search, levels: Sequence[Level], number: int) -> str:
     percent = f"{levels[number].percent:g} %"
-    if search.board_limited:
+    if search.limited:
         return (
-            f"Dropped the {percent} level: RAM or flash leave no room for as many levels that "
-            "differ. Smaller --levels may."
+            f"Dropped the {percent} level: the limits of {_limits_given(search)} leave no room for "
+            "as many levels that differ. Smaller --levels may."
         )
     below = levels[number - 1].percent
     return f"Dropped the {percent} level: no widths lie between it and the {below:g} % level."
@@ -301,17 +319,33 @@ def _grid_warnings(grid: Grid, wanted: Grid) -> list[str]:
     return warnings
 
 
+def _limits_given(search: Search) -> str:
+    """What the user limits, in words."""
+    options = search.options
+    words = [
+        word
+        for word, limit in (
+            ("MACs", options.max_macs),
+            ("latency", options.max_latency_ms),
+            ("RAM", options.max_ram_bytes),
+            ("flash", options.max_flash_bytes),
+        )
+        if limit is not None
+    ]
+    return " and ".join(words)
+
+
 def _top_warnings(search: Search, top: Level) -> list[str]:
-    """Tells when RAM or flash, and not its budget, ends the widest level."""
+    """Tells when an absolute limit, and not its budget, ends the widest level."""
     full = search.grouping.full_widths
-    if not search.board_limited or top.widths == full:
+    if not search.limited or top.widths == full:
+        return []
+    if use(search.model, search.budget(top.percent), top.widths) >= LEAST_USE:
         return []
     share = 100 * search.model.macs(top.widths) / search.model.macs(full)
-    if search.options.budget == "macs" and share >= 0.97 * top.percent:
-        return []
     return [
-        f"The widest level ({top.percent:g} %) holds {share:.1f} % of the network's MACs: "
-        "more does not fit in the RAM or flash allowed; weights beyond it are not stored."
+        f"The widest level ({top.percent:g} %) holds {share:.1f} % of the network's MACs: more "
+        f"does not fit the limits of {_limits_given(search)}; weights beyond it are not stored."
     ]
 
 

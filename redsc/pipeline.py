@@ -29,6 +29,7 @@ from redsc import (
     importer,
     ir,
     kernels,
+    latency,
     loss,
     measure,
     memory,
@@ -122,7 +123,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     usage = _usage(board, device_plan, tflm_model)
     boards.check_fits(board, data_bytes, arena_bytes, usage)
 
-    levels = measure.level_costs(network, graph, arenas)
+    levels = measure.level_costs(network, graph, arenas, latency.target(options.board))
     with (
         output.transaction(options.output) as staging,
         tempfile.TemporaryDirectory(prefix="redsc_") as workspace,
@@ -173,6 +174,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             "runtime": measure.runtime_facts(options.runtime, device_plan, tflm_model),
             "board": measure.board_facts(board, usage),
             "search": {
+                "budget": list(options.budget),
                 "solver": found.solver,
                 "seconds": round(found.seconds, 3),
                 "proven_optimal": found.proven_optimal,
@@ -301,6 +303,9 @@ def _search(
         settings = nesting.SearchOptions(
             percents=percents,
             budget=options.budget,
+            target=options.board,
+            max_macs=options.max_macs,
+            max_latency_ms=options.max_latency_ms,
             max_ram_bytes=options.max_ram_bytes,
             max_flash_bytes=options.max_flash_bytes,
             channel_step=options.channel_step,

@@ -122,10 +122,16 @@ def rows(report: Json) -> list[tuple[str, ...]]:
     ]
     if report["classifier"]:
         table.insert(-5, row("same argmax", of("fidelity", "argmax_agreement"), _share))
+    if all("estimated_latency_ms" in level for level in levels):  # earlier reports have none
+        table.insert(-3, row("latency, estimate, ms", of("estimated_latency_ms"), _milliseconds))
     for group in levels[-1]["widths"]:
         if group not in report["fixed_groups"]:
             table.append(row(f"width {group}", of("widths", group), str))
     return table
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.2f}" if value >= 1 else f"{value:.3f}"
 
 
 def _percent(value: float) -> str:
@@ -298,7 +304,7 @@ def summary_csv(report: Json) -> str:
         "model", "level", "budget_percent", "macs", "macs_percent", "parameters",
         "peak_activation_bytes", "arena_bytes", "accuracy_float", "accuracy_int8", "sqnr_db",
         "argmax_agreement", "verified_tflm", "verified_host", "verified_emulator",
-        "instructions", "switch_instructions", "flash_total_bytes",
+        "instructions", "switch_instructions", "flash_total_bytes", "estimated_latency_ms",
     ]  # fmt: skip
     table = []
     for level in report["levels"]:
@@ -309,7 +315,7 @@ def summary_csv(report: Json) -> str:
             level["fidelity"]["sqnr_db"], level["fidelity"]["argmax_agreement"],
             verified["tflm"], verified["host"], verified["emulator"],
             counted["instructions"], counted["switch_instructions"],
-            report["flash"]["total_bytes"],
+            report["flash"]["total_bytes"], level.get("estimated_latency_ms"),
         ])  # fmt: skip
     return csv_text(header, table)
 

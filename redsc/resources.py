@@ -1,7 +1,7 @@
-"""Where the files that are not Python lie: templates/ and firmware/.
+"""Where the files that are not Python lie: templates/, firmware/ and targets/.
 
-In a checkout they are top-level folders beside the package; an installed wheel carries them
-inside it.
+In a checkout the first two are top-level folders beside the package; an installed wheel carries
+them inside it.
 """
 
 from __future__ import annotations
@@ -26,3 +26,8 @@ def templates_dir() -> Path:
 def firmware_dir() -> Path:
     """Folder of the C++ library, the verification program and the PlatformIO platforms."""
     return _locate("firmware")
+
+
+def targets_dir() -> Path:
+    """Folder of what is known of target processors; it is in the package."""
+    return _PACKAGE / "targets"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from redsc import ir
 from redsc.cost import CostModel
@@ -19,21 +19,23 @@ from redsc.errors import InfeasibleError
 from redsc.gain import Gains
 from redsc.grid import Grid
 from redsc.groups import Grouping, Widths, prefixes, select_units
-from redsc.knapsack import Limits, Problem, build, grow, violations
+from redsc.knapsack import Limits, Problem, Resource, build, grow, use, violations
+from redsc.latency import PICOSECONDS_PER_MS
 from redsc.memory import Scratch, plan_level
 from redsc.milp import solve, solve_jointly
 
 LEAST_USE = 0.97
-"""A MAC budget is used at least to this share where any widths do.
+"""Of one of its budgets a level uses at least this share, where any widths do.
 
 The widths of greatest importance may leave more unused when steps are coarse. Importance only
 predicts accuracy, to a few percent at best, while computation left unused is lost for certain.
+RAM, the most that is alive at any op, cannot be asked to be used: it only counts where it is.
 """
 
 MOST_PLANS = 16
 """Best widths whose arenas are planned before the search asks for less memory by a margin."""
 
-Budget = Literal["macs", "ram", "flash"]
+Budget = Literal["macs", "ram", "flash", "latency"]
 Order = Literal["bottom-up", "top-down", "joint"]
 
 
@@ -41,18 +43,23 @@ Order = Literal["bottom-up", "top-down", "joint"]
 class SearchOptions:
     """What the user asks of the search.
 
-    percents: budget of each level in percent of the full network's MACs, peak activation bytes
-    ("ram") or stored weight bytes ("flash"). max_ram_bytes limits every level's planned arena
-    with scratch, plus reserved_ram_bytes; max_flash_bytes the widest level's weights and all
-    levels' tables, plus reserved_flash_bytes. channel_step and min_width: None chooses per group
-    and gives way with a warning; a number is obeyed. order None is bottom-up, or top-down where
-    RAM or flash are limited: the widest level then has first choice of what they leave.
-    time_limit_s is per level, and meant not to be reached: milp.MOST_NODES ends long searches at
-    the same widths on every machine.
+    percents: budget of each level in percent of the full network's figure in every resource of
+    `budget`: MACs, peak activation bytes ("ram"), stored weight bytes ("flash") or estimated
+    time ("latency") on the target, a name that `latency.target` knows. max_macs and
+    max_latency_ms limit every level, in the network's MACs and the estimate; max_ram_bytes every
+    level's planned arena with scratch, plus reserved_ram_bytes; max_flash_bytes the widest
+    level's weights and all levels' tables, plus reserved_flash_bytes. channel_step and
+    min_width: None chooses per group and gives way with a warning; a number is obeyed. order
+    None is bottom-up, or top-down where RAM or flash are limited: the widest level then has
+    first choice of what they leave. time_limit_s is per level, and meant not to be reached:
+    milp.MOST_NODES ends long searches at the same widths on every machine.
     """
 
     percents: tuple[float, ...] = (25, 50, 75, 100)
-    budget: Budget = "macs"
+    budget: tuple[Budget, ...] = ("macs",)
+    target: str = "nano33ble"
+    max_macs: int | None = None
+    max_latency_ms: float | None = None
     max_ram_bytes: int | None = None
     max_flash_bytes: int | None = None
     channel_step: int | None = None
@@ -104,25 +111,40 @@ class Search:
         return None if limit is None else limit - self.options.reserved_flash_bytes
 
     @property
-    def board_limited(self) -> bool:
-        """Whether the user limits RAM or flash."""
+    def caps(self) -> Limits:
+        """Limits of every level's computation and time that are no shares of the network's."""
+        most_ms = self.options.max_latency_ms
+        latency_ps = None if most_ms is None else round(most_ms * PICOSECONDS_PER_MS)
+        return Limits(macs=self.options.max_macs, latency_ps=latency_ps)
+
+    @property
+    def memory_limited(self) -> bool:
+        """Whether the user limits RAM or flash, which levels share."""
         return self.max_arena_bytes is not None or self.max_flash_bytes is not None
 
+    @property
+    def limited(self) -> bool:
+        """Whether the user limits anything beside the percentages."""
+        return self.memory_limited or self.caps != Limits()
+
     def budget(self, percent: float) -> Limits:
-        """The limit that makes a level an x % level, and no other."""
-        full = self.grouping.full_widths
-        match self.options.budget:
-            case "macs":
-                return Limits(macs=int(self.model.macs(full) * percent / 100))
-            case "ram":
-                peak = self.model.peak_activation_bytes(full)
-                return Limits(peak_bytes=int(peak * percent / 100))
-            case "flash":
-                return Limits(weights_bytes=int(self.model.weights_bytes(full) * percent / 100))
+        """The limits that make a level an x % level, and no others."""
+        full, model, named = self.grouping.full_widths, self.model, self.options.budget
+
+        def share(name: Budget, of: Callable[[Widths], int]) -> int | None:
+            return int(of(full) * percent / 100) if name in named else None
+
+        return Limits(
+            macs=share("macs", model.macs),
+            peak_bytes=share("ram", model.peak_activation_bytes),
+            weights_bytes=share("flash", model.weights_bytes),
+            latency_ps=share("latency", model.latency_ps),
+        )
 
     def limits(self, percent: float) -> Limits:
-        """Budget and arena of one level; the search starts from a lower bound of the arena."""
-        return replace(self.budget(percent), arena_bytes=self.max_arena_bytes)
+        """Every limit of one level but flash; the search starts from a lower bound of the arena."""
+        limits = self.budget(percent).capped(self.caps)
+        return replace(limits, arena_bytes=self.max_arena_bytes)
 
     def flash_bytes(self, widths: Sequence[Widths]) -> int:
         """The widest level's weights and all levels' tables."""
@@ -134,10 +156,12 @@ class Search:
         return 0 if limit is None else max(0, self.arena_bytes(widths) - limit)
 
     def fits_board(self, widths: Sequence[Widths], number: int) -> bool:
-        """Whether all these levels fit in flash, and level `number` in RAM."""
-        flash = self.max_flash_bytes
-        return (flash is None or self.flash_bytes(widths) <= flash) and not self.excess_bytes(
-            widths[number]
+        """Whether all these levels fit in flash, and level `number` in RAM and under the caps."""
+        flash, level = self.max_flash_bytes, widths[number]
+        return (
+            (flash is None or self.flash_bytes(widths) <= flash)
+            and not violations(self.model, self.caps, level)
+            and not self.excess_bytes(level)
         )
 
     def problem(
@@ -148,7 +172,7 @@ class Search:
 
 def nested_levels(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]:
     """Nested levels within every limit, none of which can grow by a step of the grid."""
-    match search.options.order or ("top-down" if search.board_limited else "bottom-up"):
+    match search.options.order or ("top-down" if search.memory_limited else "bottom-up"):
         case "bottom-up":
             levels = _bottom_up(search, grid, percents)
         case "top-down":
@@ -187,101 +211,89 @@ def _top_down(search: Search, grid: Grid, percents: Sequence[float]) -> list[Lev
 
 
 def _solve_level(search: Search, problem: Problem, percent: float, limits: Limits) -> Level:
-    """The best level whose planned arena fits.
-
-    Widths whose arena does not fit are forbidden, and the next best ones tried; these are still
-    proven to be the best. After MOST_PLANS the lower bound of the arena is lowered instead.
-    """
+    """The best level whose planned arena fits, widened where it can be."""
 
     def fits(widths: dict[str, int]) -> bool:
         broken = violations(search.model, limits, widths)
         return not broken and not search.excess_bytes(widths)
 
-    started, bound, tight = time.monotonic(), math.inf, limits
-    forbidden: list[list[dict[str, int]]] = []
-    while True:
-        try:
-            solution = solve(problem, tight, search.options.time_limit_s, forbidden)
-        except InfeasibleError:
-            if not forbidden:
-                raise
-            widths = problem.smallest
-            break
-        widths = solution.widths[0]
-        if tight is limits:
-            bound = solution.bound
-        excess = search.excess_bytes(widths)
-        if not excess:
-            break
-        forbidden.append([widths])
-        if len(forbidden) >= MOST_PLANS:
-            arena = search.model.least_arena_bytes(widths) - _margin(excess, len(forbidden))
-            tight = replace(tight, arena_bytes=arena)
+    started = time.monotonic()
+    (widths,), bound, (tight,) = _solve_planned(search, problem, [limits])
     level = Level(percent, grow(problem, widths, fits), bound, 0.0)
     level = _fuller(search, problem, level, tight)
     return replace(level, seconds=time.monotonic() - started)
 
 
-def _margin(excess_bytes: int, plans: int) -> int:
-    """By how much to ask for less: doubled each time, so that a few plans more are enough."""
-    return int(min(excess_bytes, 2 ** (plans - MOST_PLANS)))
-
-
-def _fuller(search: Search, problem: Problem, level: Level, limits: Limits) -> Level:
-    """The best of the widths that use the MAC budget well, where `level` does not."""
-    if limits.macs is None:
-        return level
-    least_macs = math.ceil(limits.macs * LEAST_USE)
-    used, most = search.model.macs(level.widths), search.model.macs(problem.largest)
-    if used >= least_macs or most < least_macs:
-        return level
-    try:
-        limits = replace(limits, least_macs=least_macs)
-        solution = solve(problem, limits, search.options.time_limit_s)
-    except InfeasibleError:
-        return level
-    widths = solution.widths[0]
-    if search.model.macs(widths) < least_macs or search.excess_bytes(widths):
-        return level
-    return replace(level, widths=widths, bound=solution.bound)
-
-
 def _joint(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]:
-    """All levels in one program, arenas as in _solve_level."""
-    problem, model = search.problem(grid), search.model
+    """All levels in one program."""
     limits = [search.limits(percent) for percent in percents]
     limits[-1] = replace(limits[-1], flash_bytes=search.max_flash_bytes)
-    started, bound, count = time.monotonic(), math.inf, len(percents)
-    time_limit_s = search.options.time_limit_s
-    forbidden: list[list[dict[str, int]]] = []
+    started = time.monotonic()
+    levels, bound, _ = _solve_planned(search, search.problem(grid), limits)
+    gain = sum(map(search.gains.total, levels))
+    share = bound / gain if gain > 0 else 1.0
+    seconds = (time.monotonic() - started) / len(percents)
+    return [
+        Level(percent, widths, search.gains.total(widths) * share, seconds)
+        for percent, widths in zip(percents, levels, strict=True)
+    ]
+
+
+def _solve_planned(
+    search: Search, problem: Problem, limits: Sequence[Limits]
+) -> tuple[Sequence[dict[str, int]], float, list[Limits]]:
+    """The best nested levels whose planned arenas fit, an upper bound of their gain, and the
+    limits that they were found within.
+
+    Widths whose arenas do not fit are forbidden, and the next best ones tried; these are still
+    proven to be the best. After MOST_PLANS the lower bound of an arena is lowered instead.
+    """
+    tight, bound, count = list(limits), math.inf, len(limits)
+    time_limit_s = search.options.time_limit_s and search.options.time_limit_s * count
+    forbidden: list[Sequence[dict[str, int]]] = []
     while True:
         try:
-            solution = solve_jointly(
-                problem, limits, time_limit_s and time_limit_s * count, forbidden
-            )
+            solution = solve_jointly(problem, tight, time_limit_s, forbidden)
         except InfeasibleError:
             if not forbidden:
                 raise
-            widths = (problem.smallest,) * count
-            break
-        widths = solution.widths
+            return [problem.smallest] * count, bound, tight
         if len(forbidden) < MOST_PLANS:
             bound = solution.bound
-        excess = [search.excess_bytes(level) for level in widths]
+        excess = [search.excess_bytes(widths) for widths in solution.widths]
         if not any(excess):
-            break
-        forbidden.append(list(widths))
-        for number, level in enumerate(widths):
+            return solution.widths, bound, tight
+        forbidden.append(list(solution.widths))
+        for number, widths in enumerate(solution.widths):
             if excess[number] and len(forbidden) >= MOST_PLANS:
-                arena = model.least_arena_bytes(level) - _margin(excess[number], len(forbidden))
-                limits[number] = replace(limits[number], arena_bytes=arena)
-    gain = sum(map(search.gains.total, widths))
-    share = bound / gain if gain > 0 else 1.0
-    seconds = (time.monotonic() - started) / count
-    return [
-        Level(percent, level, search.gains.total(level) * share, seconds)
-        for percent, level in zip(percents, widths, strict=True)
-    ]
+                margin = int(min(excess[number], 2 ** (len(forbidden) - MOST_PLANS)))
+                arena = search.model.least_arena_bytes(widths) - margin
+                tight[number] = replace(tight[number], arena_bytes=arena)
+
+
+def _fuller(search: Search, problem: Problem, level: Level, limits: Limits) -> Level:
+    """The best of the widths that use one of the budgets well, where `level` uses none so."""
+    model, shares = search.model, replace(limits, arena_bytes=None, flash_bytes=None)
+    if use(model, shares, level.widths) >= LEAST_USE:
+        return level
+    found = []
+    for resource in get_args(Resource):
+        limit = getattr(limits, resource)
+        least = 0 if limit is None else math.ceil(limit * LEAST_USE)
+        if limit is None or getattr(model, resource)(problem.largest) < least:
+            continue
+        try:
+            wanted = replace(limits, least=(resource, least))
+            solution = solve(problem, wanted, search.options.time_limit_s)
+        except InfeasibleError:
+            continue
+        (widths,) = solution.widths
+        if getattr(model, resource)(widths) >= least and not search.excess_bytes(widths):
+            found.append(replace(level, widths=widths, bound=solution.bound))
+    if not found:
+        return level
+    best = max(found, key=lambda other: search.gains.total(other.widths))
+    return replace(best, bound=max(other.bound for other in found))
 
 
 def _grown(search: Search, grid: Grid, levels: Sequence[Level], number: int) -> Level:

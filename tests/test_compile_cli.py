@@ -31,7 +31,7 @@ LEVEL_KEYS = {
     "level", "budget_percent", "macs", "macs_percent", "widths", "parameters",
     "peak_activation_bytes", "arena_bytes", "accuracy_float", "accuracy_int8", "fidelity",
     "class_accuracy_float", "class_accuracy_int8", "calibration_float", "calibration_int8",
-    "verified", "emulator",
+    "verified", "emulator", "estimated_latency_ms",
 }  # fmt: skip
 PROJECT = (
     "platformio.ini", "Makefile", "README.md", "src/main.cpp", "lib/reds/library.json",
@@ -76,6 +76,7 @@ def test_the_output_is_complete(built: Path, model: Path) -> None:
     for level in report["levels"]:
         assert set(level) >= LEVEL_KEYS
         assert level["accuracy_int8"] is None  # not measured is null
+        assert 1 < level["estimated_latency_ms"] < 5
         assert set(level["verified"]) == {"tflm", "host", "emulator"}
         assert set(level["emulator"]) == {"instructions", "switch_instructions"}
         assert set(level["fidelity"]) == {"sqnr_db", "argmax_agreement"}
@@ -86,7 +87,7 @@ def test_the_output_is_complete(built: Path, model: Path) -> None:
     )  # fmt: skip
     assert board["estimated_flash_used_bytes"] > report["flash"]["tables_bytes"] + 85_328
     assert board["estimated_ram_used_bytes"] > report["levels"][1]["arena_bytes"] + 47_112
-    assert set(report["search"]) == {"solver", "seconds", "proven_optimal", "gap"}
+    assert set(report["search"]) == {"budget", "solver", "seconds", "proven_optimal", "gap"}
     assert set(report["model"]) >= {"path", "sha256", "parameters", "macs"}
     assert any("accuracy is unmeasured" in warning for warning in report["warnings"])
     assert (built / "model.tflite").read_bytes() == (built / "levels/level_1.tflite").read_bytes()
@@ -108,6 +109,7 @@ def test_report_prints_what_compile_wrote(built: Path) -> None:
     )
     text = run("report", built).stdout
     assert "bit-exact" in text
+    assert re.search(r"^ +latency, estimate, ms +\d\.\d\d +\d\.\d\d *$", text, re.M)
     assert re.search(r"^Flash \[=* *\] +\d+\.\d % +[\d,]+ of 983,040 B  estimate$", text, re.M)
     assert re.search(r"^RAM   \[=* *\] +\d+\.\d % +[\d,]+ of 262,144 B  estimate$", text, re.M)
     assert "accuracy is unmeasured" in text
@@ -121,7 +123,9 @@ def test_a_report_of_before_boards_and_classes_still_prints(built: Path, tmp_pat
     report = json.loads((built / "report" / "report.json").read_text())
     for key in ("board", "classes", "agreement"):
         del report[key]
+    del report["search"]["budget"]
     for level in report["levels"]:
+        del level["estimated_latency_ms"]
         for kind in ("float", "int8"):
             del level[f"class_accuracy_{kind}"], level[f"calibration_{kind}"]
     (tmp_path / "report" / "report.json").write_text(json.dumps(report))

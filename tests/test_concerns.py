@@ -14,7 +14,7 @@ import pytest
 from graphs import GraphBuilder
 from test_firmware import plan_of, random_network
 
-from redsc import cost, emit, groups, ir, kernels, oracle, tf_network, tflite
+from redsc import cost, emit, groups, ir, kernels, latency, oracle, tf_network, tflite
 
 
 def network(*extra: Callable[[GraphBuilder], str]) -> ir.Graph:
@@ -94,10 +94,12 @@ def test_groups_and_shapes_narrow_it(kind: type[ir.Op]) -> None:
 def test_cost_model_counts_its_subnetwork(kind: type[ir.Op]) -> None:
     graph = EXAMPLES[kind]
     narrow, widths = narrowed(graph)
-    model = cost.cost_model(graph, groups.find_groups(graph))
+    target = latency.target("nano33ble")
+    model = cost.cost_model(graph, groups.find_groups(graph), target)
     assert model.macs(widths) == cost.macs(narrow)
     assert model.peak_activation_bytes(widths) == cost.peak_activation_bytes(narrow)
     assert model.weights_bytes(widths) == cost.weights_bytes(narrow)
+    assert model.latency_ps(widths) == latency.latency_ps(narrow, target)
 
 
 @KINDS

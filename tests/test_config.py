@@ -23,6 +23,24 @@ def test_bad_levels_name_the_value(text: str) -> None:
         config.parse_levels(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("macs", ("macs",)),
+        ("ram, macs", ("ram", "macs")),
+        ("flash,latency,flash", ("flash", "latency")),
+    ],
+)
+def test_budgets(text: str, budget: tuple[str, ...]) -> None:
+    assert config.parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "macs,", "time", "macs ram"])
+def test_bad_budgets_name_what_is_allowed(text: str) -> None:
+    with pytest.raises(UsageError, match="not one of macs, ram, flash, latency"):
+        config.parse_budget(text)
+
+
 @pytest.mark.parametrize("text", ["1", "1,0", "0,0", "a,b", "0,inf", "nan,1", "1,2,3", "0,1e39"])
 def test_bad_input_ranges(text: str) -> None:
     with pytest.raises(UsageError, match="input-range"):
@@ -31,12 +49,15 @@ def test_bad_input_ranges(text: str) -> None:
 
 def test_command_line_wins_over_the_file_over_the_default(tmp_path: Path) -> None:
     file = tmp_path / "redsc.toml"
-    file.write_text('levels = [20, 100]\nseed = 7\nbudget = "ram"\ninput_range = [-1, 1]\n')
+    file.write_text(
+        'levels = [20, 100]\nseed = 7\nbudget = "ram"\nmax_latency_ms = 20\ninput_range = [-1, 1]\n'
+    )
     options = config.merge(config.read(file), {"model": Path("m.h5"), "seed": 3, "budget": None})
     assert options.levels == (20, 100)
     assert options.input_range == (-1, 1)
     assert options.seed == 3
-    assert options.budget == "ram"
+    assert options.budget == ("ram",)
+    assert options.max_latency_ms == 20.0
     assert options.output == Path("build")
 
 
@@ -84,12 +105,18 @@ def test_data_in_the_file_is_relative_to_it_but_a_module_is_not(
         ("strict = 1", "expected true or false"),
         ("levels = 3", "expected a list"),
         ("levels = [50, 25]", "redsc.toml: levels: '50,25' must rise"),
-        ("budget = 3", "expected text"),
+        ("budget = 3", "expected a list"),
+        ("budget = ['macs', 'x']", "budget: 'x' is not one of macs, ram, flash, latency"),
+        ("max_macs = 0", "max-macs: 0"),
+        ("max_macs = 1.5", "expected a whole number"),
+        ("max_latency_ms = 0", "max-latency-ms: 0"),
+        ("max_latency_ms = inf", "max-latency-ms: inf"),
+        ("max_latency_ms = true", "expected a number"),
         ("seed = ", "not valid TOML"),
         ("epochs = -1", "epochs: -1"),
         ("seed = -1", "seed: -1"),
         ("max_ram_bytes = 0", "max-ram-bytes: 0"),
-        ("budget = 'time'", "budget: 'time' is not one of macs, ram, flash"),
+        ("budget = 'time'", "budget: 'time' is not one of macs, ram, flash, latency"),
         ("board = 'uno'", "nano33ble"),
         ("runtime = 'tf'", "standalone"),
         ("importance = 'best'", "importance: 'best' is not one of taylor, first-order, fisher"),

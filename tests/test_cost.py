@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redsc import cost, ir
+from redsc import cost, ir, latency
 from redsc.groups import find_groups, prefixes, select_units
 
 
@@ -70,7 +70,8 @@ def test_output_stays_alive_to_the_end():
 @given(graphs.random_graphs(), st.data())
 def test_cost_model_equals_the_cost_of_the_sliced_graph(graph, data):
     grouping = find_groups(graph)
-    model = cost.cost_model(graph, grouping)
+    target = latency.target("nano33ble")
+    model = cost.cost_model(graph, grouping, target)
     widths = {
         name: group.units if group.fixed else data.draw(st.integers(1, group.units))
         for name, group in grouping.groups.items()
@@ -81,6 +82,7 @@ def test_cost_model_equals_the_cost_of_the_sliced_graph(graph, data):
     assert model.weights_bytes(widths) == cost.weights_bytes(sliced)
     assert model.table_bytes(widths) == cost.table_bytes(sliced)
     assert model.peak_activation_bytes(widths) == cost.peak_activation_bytes(sliced)
+    assert model.latency_ps(widths) == latency.latency_ps(sliced, target)
 
 
 @given(graphs.random_graphs())

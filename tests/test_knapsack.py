@@ -1,6 +1,7 @@
 import itertools
 import math
 from dataclasses import replace
+from typing import get_args
 
 import graphs
 import numpy as np
@@ -8,11 +9,22 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from redsc import cost, milp
+from redsc import cost, latency, milp
 from redsc.errors import InfeasibleError
 from redsc.gain import Gains, gains
 from redsc.groups import channel_indices, find_groups, prefixes, select_kernel
-from redsc.knapsack import Limits, Values, build, grow, joint_violations, violations
+from redsc.knapsack import (
+    LATENCY,
+    Limits,
+    Resource,
+    Values,
+    Violation,
+    build,
+    grow,
+    joint_violations,
+    use,
+    violations,
+)
 from redsc.milp import gap_of, solve, solve_jointly
 
 MOST_COMBINATIONS = 600
@@ -72,16 +84,18 @@ def problems(draw, most=MOST_COMBINATIONS, **kwargs):
     assume(math.prod(map(len, candidates.values())) <= most)
     seed = draw(st.integers(0, 2**16))
     scratch = random_scratch(graph, grouping, seed)
-    model = replace(cost.cost_model(graph, grouping), scratch=scratch)
+    target = latency.target("nano33ble")
+    model = replace(cost.cost_model(graph, grouping, target), scratch=scratch)
     unit = {name: np.arange(g.units) % 3 for name, g in grouping.groups.items()} if seed % 2 else {}
     gain = gains(graph, grouping, random_importance(graph, seed), unit)
     return build(model, gain, candidates)
 
 
+KINDS = ("macs", "peak_bytes", "weights_bytes", "flash_bytes", "arena_bytes", "latency_ps")
+
+
 @st.composite
-def limits_of(
-    draw, problem, kinds=("macs", "peak_bytes", "weights_bytes", "flash_bytes", "arena_bytes")
-):
+def limits_of(draw, problem, kinds=KINDS):
     """Limits of one or more kinds, from a little infeasible to not binding."""
     model, tables = problem.model, draw(st.integers(1, 3))
 
@@ -94,6 +108,7 @@ def limits_of(
         "weights_bytes": model.weights_bytes,
         "flash_bytes": flash,
         "arena_bytes": model.least_arena_bytes,
+        "latency_ps": model.latency_ps,
     }
     chosen = {}
     for kind in draw(st.sets(st.sampled_from(kinds), min_size=1)):
@@ -110,6 +125,7 @@ def within(model, limits, widths):
         (model.weights_bytes(widths), limits.weights_bytes),
         (flash, limits.flash_bytes),
         (model.least_arena_bytes(widths), limits.arena_bytes),
+        (model.latency_ps(widths), limits.latency_ps),
     ]
     return all(limit is None or value <= limit for value, limit in pairs)
 
@@ -141,11 +157,12 @@ def test_tables_of_a_problem_add_up_to_model_and_gains(problem, data):
     widths = {group: problem.candidates[group][i] for group, i in index.items()}
     values = [table.at(index[group]) for group, table in problem.units.items()]
     values += [table.at((index[a], index[b])) for (a, b), table in problem.pairs.items()]
-    total = sum(values[1:], values[0])
+    total = sum(values, problem.constant.at(0))
     assert total.gain == pytest.approx(problem.gains.total(widths))
     assert total.macs == problem.model.macs(widths)
     assert total.weights_bytes == problem.model.weights_bytes(widths)
     assert total.table_bytes == problem.model.table_bytes(widths)
+    assert total.latency_ps == problem.model.latency_ps(widths)
 
 
 def check_against_brute_force(problem, limits):
@@ -169,7 +186,50 @@ def check_against_brute_force(problem, limits):
 @given(st.data())
 def test_optimum_equals_brute_force(data):
     problem = data.draw(problems())
-    check_against_brute_force(problem, data.draw(limits_of(problem)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(milp, "MOST_REPEATS", 1)  # the program itself knows every limit
+        check_against_brute_force(problem, data.draw(limits_of(problem)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_minimum_is_kept_like_a_limit(data):
+    problem = data.draw(problems(most=200))
+    resource = data.draw(st.sampled_from(get_args(Resource)))
+    of = getattr(problem.model, resource)
+    low, high = of(problem.smallest), of(problem.largest)
+    least = int(low + data.draw(st.floats(0, 1.02)) * (high - low))
+    limits = data.draw(limits_of(problem))
+    feasible = [w for w in all_widths(problem.candidates) if within(problem.model, limits, w)]
+    feasible = [widths for widths in feasible if of(widths) >= least]
+    limits = replace(limits, least=(resource, least))
+    assume(of(problem.largest) >= least)  # what the search has checked before
+    if not feasible:
+        with pytest.raises(InfeasibleError):
+            solve(problem, limits)
+        return
+    solution = solve(problem, limits)
+    best = max(map(problem.gains.total, feasible))
+    assert solution.objective == pytest.approx(best, rel=1e-7, abs=1e-9)
+    assert solution.widths[0] in feasible
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_use_is_the_largest_share_of_any_limit(data):
+    problem = data.draw(problems())
+    limits = data.draw(limits_of(problem))
+    assume(within(problem.model, limits, problem.smallest))
+    for widths in (problem.smallest, problem.largest):
+        assert (use(problem.model, limits, widths) <= 1) == within(problem.model, limits, widths)
+    scaled = replace(Limits(), macs=2 * problem.model.macs(problem.largest))
+    assert use(problem.model, scaled, problem.largest) == 0.5
+    assert use(problem.model, Limits(), problem.largest) == 0
+
+
+def test_a_lacking_millisecond_is_rounded_up_and_an_allowed_one_down():
+    violation = Violation(LATENCY, 1_234_000_001, 1_233_999_999)
+    assert str(violation) == "ms of estimated latency: at least 1.235 needed, 1.233 allowed"
 
 
 @settings(deadline=None, max_examples=15)
@@ -226,17 +286,17 @@ def test_optimum_equals_brute_force_on_many(data):
 @given(st.data())
 def test_joint_levels_equal_brute_force(data):
     problem = data.draw(problems(most=40, max_blocks=2))
-    lower = data.draw(limits_of(problem, kinds=("macs", "peak_bytes")))
+    lower = data.draw(limits_of(problem, kinds=("macs", "peak_bytes", "latency_ps")))
     upper = data.draw(limits_of(problem))
-    lower = Limits(macs=lower.macs, peak_bytes=lower.peak_bytes)
-    upper = Limits(upper.macs, upper.peak_bytes, upper.weights_bytes, upper.flash_bytes)
+    lower = replace(lower, tables=1)
+    upper = replace(upper, tables=1, arena_bytes=None)
     widths = list(all_widths(problem.candidates))
     best = -1.0
     for narrow, wide in itertools.product(widths, widths):
         nested = all(narrow[group] <= wide[group] for group in narrow)
         tables = problem.model.table_bytes(narrow)
         flash = None if upper.flash_bytes is None else upper.flash_bytes - tables
-        rest = Limits(upper.macs, upper.peak_bytes, upper.weights_bytes, flash)
+        rest = replace(upper, flash_bytes=flash)
         if nested and within(problem.model, lower, narrow) and within(problem.model, rest, wide):
             best = max(best, problem.gains.total(narrow) + problem.gains.total(wide))
     if best < 0:
@@ -265,7 +325,7 @@ def chain_optimum(problem, macs):
     ]
     for a, b in itertools.pairwise(free):
         nothing = np.zeros((len(problem.candidates[a]), len(problem.candidates[b])))
-        pair = problem.pairs.get((a, b), Values(nothing, nothing, nothing, nothing))
+        pair = problem.pairs.get((a, b), Values(*[nothing] * 5))
         unit = problem.units[b]
         fronts = [
             pareto(
@@ -343,7 +403,9 @@ def test_a_stopped_search_tells_its_gap(monkeypatch, solver, most_nodes, time_li
 def test_infeasible_names_every_limit_and_its_smallest_value():
     problem = chain(graphs.ds_cnn(), 8)
     least = problem.model.macs(problem.smallest)
-    with pytest.raises(InfeasibleError, match=rf"MACs: {least} needed, {least - 1} allowed"):
+    with pytest.raises(
+        InfeasibleError, match=rf"MACs: at least {least} needed, {least - 1} allowed"
+    ):
         solve(problem, Limits(macs=least - 1))
     assert solve(problem, Limits(macs=least)).widths[0] == problem.smallest
 

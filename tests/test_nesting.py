@@ -1,4 +1,5 @@
 import itertools
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_knapsack import random_importance, sorted_importance
 
-from redsc import cost, flash
+from redsc import cost, flash, latency
 from redsc.errors import InfeasibleError, UsageError
 from redsc.gain import gains
 from redsc.grid import default_grid, default_step, explicit_grid
@@ -35,14 +36,23 @@ def sliced(graph, level):
     return select_units(graph, find_groups(graph), prefixes(level.widths))
 
 
-def budget_of(graph, options, percent):
-    kinds = {
-        "macs": cost.macs,
-        "ram": cost.peak_activation_bytes,
-        "flash": cost.weights_bytes,
-    }
-    measure = kinds[options.budget]
-    return measure, measure(graph) * percent / 100
+MEASURES = {
+    "macs": cost.macs,
+    "ram": cost.peak_activation_bytes,
+    "flash": cost.weights_bytes,
+    "latency": lambda graph: latency.latency_ps(graph, latency.target("nano33ble")),
+}
+
+
+def over_budget(graph, options, percent, level):
+    """Whether a level exceeds its share of the network, or an absolute limit on computation."""
+    return (
+        any(
+            MEASURES[kind](level) > MEASURES[kind](graph) * percent / 100 for kind in options.budget
+        )
+        or cost.macs(level) > (options.max_macs or math.inf)
+        or MEASURES["latency"](level) > (options.max_latency_ms or math.inf) * 1e9
+    )
 
 
 def flash_bytes(graph, widths):
@@ -54,8 +64,7 @@ def within(graph, options, levels, number, widths):
     """Whether every limit holds, measured on the sliced graphs alone."""
     grouping = find_groups(graph)
     level = select_units(graph, grouping, prefixes(widths))
-    measure, budget = budget_of(graph, options, levels[number].percent)
-    if measure(level) > budget:
+    if over_budget(graph, options, levels[number].percent, level):
         return False
     if options.max_ram_bytes is not None:
         arena = plan_level(level, options.scratch).size_bytes + options.reserved_ram_bytes
@@ -96,12 +105,8 @@ def check_maximal(graph, options, nesting, step):
                 continue
             trial = {**level.widths, group.name: wider}
             if wider > top:  # bottom-up: a level is maximal even before those above exist
-                assert (
-                    budget_of(graph, options, level.percent)[0](
-                        select_units(graph, grouping, prefixes(trial))
-                    )
-                    > budget_of(graph, options, level.percent)[1]
-                )
+                wide = select_units(graph, grouping, prefixes(trial))
+                assert over_budget(graph, options, level.percent, wide)
             else:
                 assert not within(graph, options, levels, number, trial), (level, group)
 
@@ -146,9 +151,17 @@ def test_levels_of_any_network_nest_within_every_limit(graph, data):
     step = data.draw(st.sampled_from((1, 2)))
     ram = data.draw(st.none() | st.floats(0.5, 1.2))
     flash = data.draw(st.none() | st.floats(0.5, 2.5))
+    shares = st.none() | st.none() | st.floats(0.2, 1.2)
+
+    def share_of(kind, share, unit=1):
+        value = share and math.floor(MEASURES[kind](graph) * share)
+        return value and (value if unit == 1 else value / unit)
+
     options = SearchOptions(
         percents=data.draw(st.sampled_from(((25, 50, 75, 100), (50,), (30, 60), (40, 100)))),
-        budget=data.draw(st.sampled_from(("macs", "ram", "flash"))),
+        budget=tuple(data.draw(st.sets(st.sampled_from(tuple(MEASURES)), min_size=1))),
+        max_macs=share_of("macs", data.draw(shares)),
+        max_latency_ms=share_of("latency", data.draw(shares), 1e9),
         order=data.draw(st.sampled_from(("bottom-up", "top-down", "joint"))),
         channel_step=step,
         min_width=data.draw(st.sampled_from((None, 1))),
@@ -167,10 +180,9 @@ def test_levels_of_any_network_nest_within_every_limit(graph, data):
             g.name: g.units if g.fixed else min(step, g.units) for g in grouping.groups.values()
         }
         level = select_units(graph, grouping, prefixes(smallest))
-        measure, budget = budget_of(graph, options, options.percents[0])
         flash = cost.weights_bytes(level) + len(options.percents) * cost.table_bytes(level)
         assert (
-            measure(level) > budget
+            over_budget(graph, options, options.percents[0], level)
             or (flash + 11) > (options.max_flash_bytes or flash + 11)
             or plan_level(level, scratch).size_bytes + 7 > (options.max_ram_bytes or 1e9)
         )
@@ -227,7 +239,7 @@ def test_ram_limits_the_planned_arena_with_scratch(order):
     check_nesting(graph, SearchOptions(order=order, **options), nesting)
     check_maximal(graph, SearchOptions(order=order, **options), nesting, 4)
     assert nesting.levels[-1].macs < cost.macs(graph)
-    assert any("RAM or flash" in warning for warning in nesting.warnings)
+    assert any("limits of RAM" in warning for warning in nesting.warnings)
 
 
 @pytest.mark.slow
@@ -298,7 +310,11 @@ def test_min_width_is_obeyed():
         search(graph, percents=(10,), min_width=40)
 
 
-@pytest.mark.parametrize("budget", ["macs", "ram", "flash"])
+@pytest.mark.parametrize(
+    "budget",
+    [*((kind,) for kind in MEASURES), ("macs", "ram"), ("latency", "flash", "ram")],
+    ids="+".join,
+)
 def test_infeasible_names_the_smallest_level(budget):
     graph = graphs.vgg()
     with pytest.raises(InfeasibleError) as error:
@@ -349,6 +365,56 @@ def test_infeasible_names_the_smallest_feasible_value():
     assert search(graph, max_ram_bytes=needed, reserved_ram_bytes=100).levels
     with pytest.raises(InfeasibleError):
         search(graph, max_ram_bytes=needed - 1, reserved_ram_bytes=100)
+
+
+@pytest.mark.parametrize(("kind", "step"), [("max_macs", 1), ("max_latency_ms", 0.001)])
+def test_infeasible_names_the_smallest_cap(kind, step):
+    graph, option = graphs.vgg(), "--" + kind.replace("_", "-")
+    with pytest.raises(InfeasibleError, match=f"Try a larger {option}") as error:
+        search(graph, **{kind: step})
+    needed = float(error.value.args[0].split("at least ")[1].split()[0])
+    assert search(graph, **{kind: needed}).levels
+    with pytest.raises(InfeasibleError):
+        search(graph, **{kind: needed - step})
+
+
+def test_infeasible_names_every_limit_that_binds():
+    graph = graphs.vgg()
+    with pytest.raises(InfeasibleError) as error:
+        search(graph, percents=(0.5, 100), budget=("macs", "ram"), max_macs=9, max_latency_ms=0.01)
+    text = str(error.value)
+    for resource in ("MACs", "bytes of activations alive at once", "ms of estimated latency"):
+        assert f"{resource}: at least" in text
+    for option in ("a smallest --levels of", "a larger --max-macs", "a larger --max-latency-ms"):
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [("latency",), ("flash",), ("macs", "ram"), tuple(MEASURES)],
+    ids="+".join,
+)
+def test_some_budget_is_used(budget):
+    graph, options = graphs.ds_cnn(32, 2), SearchOptions(budget=budget)
+    nesting = search(graph, budget=budget)
+    check_nesting(graph, options, nesting)
+    assert nesting.proven_optimal
+    for level in nesting.levels:
+        shares = [MEASURES[kind](sliced(graph, level)) / MEASURES[kind](graph) for kind in budget]
+        assert 0.97 * level.percent <= 100 * max(shares) <= level.percent
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("macs", 1), ("latency", 1e9)])
+def test_a_cap_ends_the_widest_level_and_drops_those_it_equals(kind, unit):
+    graph, measure = graphs.ds_cnn(32, 2), MEASURES[kind]
+    cap = measure(graph) * 7 // 10
+    option, cap = ("max_macs", cap) if unit == 1 else ("max_latency_ms", cap / unit)
+    nesting = search(graph, budget=(kind,), **{option: cap})
+    assert [level.percent for level in nesting.levels] == [25, 50, 100]
+    assert 0.97 * cap <= measure(sliced(graph, nesting.levels[-1])) / unit <= cap
+    assert "Dropped the 75 % level" in nesting.warnings[0]
+    assert "not stored" in nesting.warnings[1]
+    assert not any("finer" in warning for warning in nesting.warnings)
 
 
 @pytest.mark.parametrize("percents", [(), (0,), (50, 101), (-3,)])

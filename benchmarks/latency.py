@@ -1,0 +1,245 @@
+"""Fits the latency estimate (redsc/latency.py) to the emulated Cortex-M4, and tells its error.
+
+    python benchmarks/latency.py [--rows FILE] [--plugin libm4cost.so] [--write]
+
+Every op of networks of tests/zoo.py is measured at four random nested widths, and the cycles of
+each kernel's units of work are fitted to those in FITTED. Errors are printed for both lists,
+networks of the second are unknown to the fit. --rows keeps the measurements, so that a second run
+measures only what is missing. --write replaces redsc/targets/nano33ble.json.
+
+The emulator counts instructions. Cycles are counted by a QEMU plugin that adds, for every executed
+instruction, what the Cortex-M4's manual says (ARM DDI 0439, section 3.3; taken branches 3 cycles,
+divisions 7; no wait states). The plugin is not part of redsc. Without it cycles are instructions
+times the cycles per instruction that each kernel had when the plugin was last used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import firmware_build
+import zoo
+
+from redsc import (
+    grid,
+    groups,
+    importer,
+    ir,
+    kernels,
+    latency,
+    memory,
+    passes,
+    plan,
+    quantize,
+    resources,
+    runner,
+    tf_network,
+)
+from redsc.plan_structs import Plan
+
+FITTED = (
+    "autoencoder small", "conv1d_causal full", "dense full", "depthwise_multiplier full",
+    "dilated full", "ds_cnn small", "inception full", "mobilenet_v1 full", "nested full",
+    "norm_everywhere small", "rescaling_input full", "resnet_preactivation full",
+    "separable full", "separable small", "sigmoid_output full", "tanh_output full", "vgg full",
+)  # fmt: skip
+TESTED = (
+    "autoencoder full", "conv1d_causal small", "dense small", "densenet full",
+    "depthwise_multiplier small", "dilated small", "ds_cnn full", "inception small",
+    "mobilenet_v1 small", "norm_everywhere full", "normalization_input full", "resnet8 full",
+    "resnet8 small", "streaming_wake_word full", "vgg small",
+)  # fmt: skip
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Of the units, about, that each level keeps."""
+
+HZ = 64_000_000
+TABLE = resources.targets_dir() / "nano33ble.json"
+Row = dict[str, Any]
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def measure(name: str, plugin: Path | None) -> list[Row]:
+    """Every op at every level of a network; "cycles" only with a plugin."""
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        family, size = name.split()
+        model = folder / f"{family}.h5"
+        zoo.ZOO[family](size).save(model)
+        graph = passes.lower(importer.load(model).graph)
+        x = zoo.inputs(family, graph.input.shape, 8)
+        device_plan, level_graphs = build(graph, x)
+        program = firmware_build.build(device_plan, "emulator", folder)
+        inputs = np.zeros((1, *graph.input.shape), np.int8)
+        runs = runner.run_emulator(program, device_plan, inputs, profile=True)
+        cycles = count_cycles(program, device_plan, inputs, plugin) if plugin else {}
+        rows = []
+        for level, (narrow, run) in enumerate(zip(level_graphs, runs, strict=True)):
+            shapes = ir.shapes(narrow)
+            for op, layer in latency.layers(narrow).items():
+                rows.append({
+                    "network": name, "level": level, "op": op, "layer": asdict(layer),
+                    "inputs": shapes[narrow[op].inputs[0]][-1], "outputs": shapes[op][-1],
+                    "instructions": run.step_instructions[op], "cycles": cycles.get((level, op)),
+                })  # fmt: skip
+        return rows
+
+
+def build(graph: ir.Graph, x: np.ndarray) -> tuple[Plan, list[ir.Graph]]:
+    """A plan with a level per share, quantised by these raw inputs."""
+    grouping = groups.find_groups(graph)
+    levels = []
+    for share, widths in zip(SHARES, nested_widths(grouping), strict=True):
+        narrow = groups.select_units(graph, grouping, groups.prefixes(widths))
+        ranges = tf_network.ranges(narrow, x)
+        levels.append(quantize.FloatLevel(100 * share, widths, narrow, ranges))
+    network = quantize.quantize(graph, grouping, levels)
+    graphs = [level.graph for level in network.levels]
+    return plan.build_plan(network, memory.plan_levels(graphs, kernels.scratch_bytes)), graphs
+
+
+def nested_widths(grouping: groups.Grouping) -> list[dict[str, int]]:
+    """Multiples of the default step around each share of a group's units, the last one full."""
+    generator = np.random.default_rng(0)
+    levels: list[dict[str, int]] = []
+    for share in SHARES[:-1]:
+        widths = grouping.full_widths
+        for group in grouping.free:
+            step = grid.default_step(group.units)
+            below = levels[-1][group.name] if levels else step
+            width = step * round(group.units * share * generator.uniform(0.7, 1.3) / step)
+            widths[group.name] = min(group.units, max(below, width))
+        levels.append(widths)
+    return [*levels, grouping.full_widths]
+
+
+def count_cycles(
+    program: Path, device_plan: Plan, inputs: np.ndarray, plugin: Path
+) -> dict[tuple[int, str], int]:
+    """By level and op, between the two calls with which a step's observer is told of it."""
+    symbols = subprocess.check_output(["arm-none-eabi-nm", "-C", str(program)], text=True)
+    begin, end = (
+        next(line.split()[0] for line in symbols.splitlines() if f"Verification::{name}(" in line)
+        for name in ("before", "after")
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        request = Path(folder) / "request.bin"
+        request.write_bytes(runner._request(device_plan, inputs, runner._PROFILE))
+        finished = subprocess.run(
+            [*runner._QEMU, "-kernel", str(program), "-device",
+             f"loader,file={request},addr={runner._REQUEST_ADDRESS:#x},force-raw=on",
+             "-plugin", f"{plugin.absolute()},begin=0x{begin},end=0x{end},p=2"],
+            cwd=folder, capture_output=True, text=True, timeout=600, check=True,
+        )  # fmt: skip
+    records = [json.loads(line) for line in finished.stderr.splitlines() if line[:1] == "{"]
+    steps = [
+        (level, step.name) for level in range(device_plan.level_count) for step in device_plan.steps
+    ]
+    return {step: record["cycles"] for step, record in zip(steps, records, strict=True)}
+
+
+# --- fitting -------------------------------------------------------------------------------------
+
+
+def fit(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Per kernel its cycles per instruction, and cycles per unit of work: nonnegative, of least
+    squared relative error."""
+    result = {}
+    for kernel in sorted({row["layer"]["kernel"] for row in rows}):
+        own = [row for row in rows if row["layer"]["kernel"] == kernel]
+        works = [work(row) for row in own]
+        cycles = np.array([row["cycles"] for row in own], float)
+        counts = np.array([list(entry.values()) for entry in works], float) / cycles[:, None]
+        scale = np.maximum(np.linalg.norm(counts, axis=0), 1e-300)
+        factors = nnls(counts / scale, np.ones(len(own)))[0] / scale
+        result[kernel] = {
+            "cycles_per_instruction": round(cycles.sum() / sum(x["instructions"] for x in own), 3),
+            "cycles": {
+                name: float(f"{factor:.4g}") for name, factor in zip(works[0], factors, strict=True)
+            },
+        }
+    return result
+
+
+def work(row: Row) -> dict[str, int]:
+    return latency.Layer(**row["layer"]).work(row["inputs"], row["outputs"])
+
+
+def estimate(row: Row, cycles: Mapping[str, Mapping[str, float]]) -> float:
+    own = cycles[row["layer"]["kernel"]]
+    return sum(own[name] * count for name, count in work(row).items())
+
+
+def print_errors(
+    title: str, names: Sequence[str], rows: Sequence[Row], table: Mapping[str, Any]
+) -> None:
+    """Estimated over measured cycles, less 1, of every network at every level."""
+    cycles = {kernel: entry["cycles"] for kernel, entry in table.items()}
+    print(f"\n| {title} | {' | '.join(f'level {i}' for i in range(len(SHARES)))} | full, ms |")
+    print("|---|" + "---:|" * (len(SHARES) + 1))
+    worst, total = [], 0.0
+    for name in names:
+        errors = []
+        for level in range(len(SHARES)):
+            own = [row for row in rows if (row["network"], row["level"]) == (name, level)]
+            measured = sum(row["cycles"] for row in own)
+            errors.append(sum(estimate(row, cycles) for row in own) / measured - 1)
+        cells = " | ".join(f"{error:+.1%}" for error in errors)
+        print(f"| {name} | {cells} | {1000 * measured / HZ:.2f} |")
+        worst += map(abs, errors)
+    total = float(np.mean(worst))
+    print(f"mean {total:.1%}, 90 % within {np.quantile(worst, 0.9):.1%}, worst {max(worst):.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=Path, help="file of measurements, read and added to")
+    parser.add_argument("--plugin", type=Path, help="QEMU plugin that counts cycles")
+    parser.add_argument("--write", action="store_true", help=f"replace {TABLE.name}")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    if options.rows is not None and options.rows.exists():
+        rows = [json.loads(line) for line in options.rows.read_text().splitlines()]
+    for name in (*FITTED, *TESTED):
+        if any(row["network"] == name for row in rows):
+            continue
+        print(f"measuring {name}", file=sys.stderr, flush=True)
+        more = measure(name, options.plugin)
+        rows += more
+        if options.rows is not None:
+            with options.rows.open("a") as stream:
+                stream.writelines(json.dumps(row) + "\n" for row in more)
+    if any(row["cycles"] is None for row in rows):
+        known = json.loads(TABLE.read_text())["kernels"]
+        for row in rows:
+            factor = known[row["layer"]["kernel"]]["cycles_per_instruction"]
+            row["cycles"] = row["instructions"] * factor
+    table = fit([row for row in rows if row["network"] in FITTED])
+    if options.write:
+        TABLE.write_text(json.dumps({"hz": HZ, "kernels": table}, indent=2) + "\n")
+    print("| kernel | measured | cycles per instruction | cycles per |")
+    print("|---|---:|---:|---|")
+    for kernel, entry in table.items():
+        count = sum(row["layer"]["kernel"] == kernel for row in rows if row["network"] in FITTED)
+        parts = ", ".join(f"{name} {value:g}" for name, value in entry["cycles"].items() if value)
+        print(f"| {kernel} | {count} | {entry['cycles_per_instruction']} | {parts} |")
+    print_errors("fitted", FITTED, rows, table)
+    print_errors("not fitted", TESTED, rows, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -23,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import graphs
 
 from redsc import cost, ir, latency
+from redsc.gain import gains
 from redsc.groups import find_groups, prefixes, select_units
 from redsc.nesting import Nesting, SearchOptions, find_levels
-from redsc.search import Budget
+from redsc.search import Budget, Fixed
 
 BUDGETS: tuple[tuple[Budget, ...], ...] = (
     ("latency",),
@@ -111,7 +112,8 @@ def main() -> None:
     for case in cases(options.seed, options.quick):
         graph, grouping = case.graph, find_groups(case.graph)
         search = SearchOptions(LEVELS[case.levels], case.budget, channel_step=case.step)
-        found = find_levels(graph, grouping, importance(graph, case.flat), search)
+        objective = Fixed(gains(graph, grouping, importance(graph, case.flat)))
+        found = find_levels(graph, grouping, objective, search)
         cells = (
             case.name, len(graph.linear_ops), len(grouping.free), case.step or "default",
             "flat" if case.flat else "sorted", ", ".join(case.budget), len(found.levels),

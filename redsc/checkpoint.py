@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +14,28 @@ from typing import Any
 
 import numpy as np
 
+from redsc import toolchain
 from redsc.errors import UsageError
 
 log = logging.getLogger("redsc")
 
 Arrays = dict[str, np.ndarray]
+
+_KEPT_SECONDS = 30 * 86_400.0
+"""Checkpoints of trainings that were never taken up again go after this time."""
+
+
+def folder(*parts: Any) -> Path:
+    """Where the checkpoints of what `parts` say are kept, until `forget`."""
+    trainings = toolchain.cache_root() / "training"
+    for old in trainings.glob("*"):
+        if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
+            forget(old)
+    return trainings / digest(*parts)
+
+
+def forget(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -160,6 +160,57 @@ def analyze(model: Path, as_json: bool) -> None:
     "--epochs", type=int, metavar="N", help="Fine-tuning epochs; 0 only re-estimates batch-norm."
 )
 @click.option(
+    "--batch-size", type=int, metavar="N", help="Samples per training step.  [default: 32]"
+)
+@click.option(
+    "--learning-rate", type=float, metavar="R", help="Largest rate of training.  [default: 0.001]"
+)
+@click.option(
+    "--distillation",
+    type=float,
+    metavar="S",
+    help="Share of a level's loss that comes from its teacher.  [default: 0.5]",
+)
+@click.option(
+    "--teacher",
+    metavar="full|original",
+    help="Whose outputs the narrow levels learn from.  [default: full]",
+)
+@click.option(
+    "--hints",
+    type=float,
+    metavar="W",
+    help="Weight of reconstructing the teacher's last hidden units.  [default: 0]",
+)
+@click.option(
+    "--int8-from",
+    type=float,
+    metavar="S",
+    help="Share of training after which int8 is simulated, if it pays; 1 never.  [default: 0.6]",
+)
+@click.option("--all-levels", is_flag=True, default=None, help="Train every level in every step.")
+@click.option(
+    "--loss-weights", metavar="W,W,…", help="Of the levels, narrowest first.  [default: equal]"
+)
+@click.option(
+    "--class-weights", metavar="balanced|W,W,…", help="What errors on class 0, 1, … weigh."
+)
+@click.option(
+    "--tables",
+    metavar="per-level|multipliers|everything",
+    help="What of the requantisation tables levels share.  [default: as --max-flash-bytes needs]",
+)
+@click.option(
+    "--objective",
+    metavar="probes|harmonic|importance|uniform",
+    help="What chooses widths.  [default: probes with data, else harmonic]",
+)
+@click.option(
+    "--strategy",
+    metavar="one-device|mirrored|multi-worker",
+    help="Devices that train together.  [default: one-device]",
+)
+@click.option(
     "--importance",
     metavar="taylor|first-order|fisher|magnitude|random",
     help="What ranks units.  [default: taylor with data, else magnitude]",
@@ -202,6 +253,9 @@ def compile(
     options = configuration.merge(configuration.read(config) if config else {}, given)
     with Progress() as progress:
         result = pipeline.compile_model(options, progress)
+    if result is None:
+        click.echo("this worker has trained; the chief writes the project")
+        return
     if as_json:
         for warning in result["warnings"]:
             log.warning(warning)

@@ -19,16 +19,27 @@ from typing import Any, Literal, cast, get_args
 
 from redsc import datasets, emit
 from redsc.boards import BOARDS
+from redsc.cost import TABLES, Tables
+from redsc.data import BATCH_SIZE
+from redsc.distribution import STRATEGIES
 from redsc.errors import UsageError
 from redsc.importance import GRADIENT_METHODS, METHODS
+from redsc.objective import OBJECTIVES, Name
 
 Budget = Literal["macs", "ram", "flash", "latency"]
 BUDGETS = get_args(Budget)
 RUNTIMES = ("tflm", "standalone")
+Teacher = Literal["full", "original"]
+TEACHERS = get_args(Teacher)
+BALANCED = "balanced"
 DEFAULT_LEVELS = (25.0, 50.0, 75.0, 100.0)
 """Percent. A default level that no widths fit is left out; one that was asked for is an error."""
+MOST_LEVELS = 16
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+_TEXTS = ("str", "Teacher", "Tables", "Name")
+"""Beginnings of the types of options that are text in a file."""
 
 _LARGEST_INPUT = 1e30
 """Beyond it a network's float32 sums overflow."""
@@ -51,7 +62,19 @@ class CompileOptions:
     channel_step: int | None = None
     min_width: int | None = None
     epochs: int | None = None
+    batch_size: int = BATCH_SIZE
+    learning_rate: float = 1e-3
+    distillation: float = 0.5
+    teacher: Teacher = "full"
+    hints: float = 0.0
+    int8_from: float = 0.6
+    all_levels: bool = False
+    loss_weights: tuple[float, ...] | None = None
+    class_weights: tuple[float, ...] | str | None = None
+    tables: Tables | None = None
     importance: str | None = None
+    objective: Name | None = None
+    strategy: str = "one-device"
     seed: int = 0
     runtime: str = "tflm"
     board: str = "nano33ble"
@@ -72,8 +95,10 @@ def parse_levels(text: str) -> tuple[float, ...]:
         raise UsageError(f"levels: {text!r}: each percentage must lie above 0 and at most at 100")
     if any(low >= high for low, high in itertools.pairwise(values)):
         raise UsageError(f"levels: {text!r} must rise from the smallest level to the largest")
-    if len(values) > 16:
-        raise UsageError(f"levels: {len(values)} levels asked for, at most 16 are supported")
+    if len(values) > MOST_LEVELS:
+        raise UsageError(
+            f"levels: {len(values)} levels asked for, at most {MOST_LEVELS} are supported"
+        )
     return values
 
 
@@ -97,6 +122,22 @@ def parse_input_range(text: str) -> tuple[float, float]:
             f"input-range: {text!r}: LO must be below HI, both within ±{_LARGEST_INPUT:g}"
         )
     return low, high
+
+
+def parse_weights(text: str) -> tuple[float, ...]:
+    """'W,W,…' as numbers of at least 0, not all 0."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"weights: {text!r} is not a list of numbers") from None
+    if not all(0 <= value < math.inf for value in values) or not any(values):
+        raise UsageError(f"weights: {text!r}: each must be at least 0, and one above 0")
+    return values
+
+
+def parse_class_weights(text: str) -> tuple[float, ...] | str:
+    """'balanced', or weights of class 0, 1, …"""
+    return text if text == BALANCED else parse_weights(text)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -124,7 +165,7 @@ def _convert(path: Path, key: str, value: Any) -> Any:
     kind = str(fields[key])
     where = f"{path}: {key} = {value!r}"
     match key:
-        case "levels" | "input_range" | "budget":
+        case _ if key in PARSERS:
             try:
                 return PARSERS[key](_join(value, where))
             except UsageError as error:
@@ -135,7 +176,7 @@ def _convert(path: Path, key: str, value: Any) -> Any:
         case "data":
             if isinstance(value, str):
                 return _beside(path.parent, value)
-        case _ if kind.startswith("str") and isinstance(value, str):
+        case _ if kind.startswith(_TEXTS) and isinstance(value, str):
             return value
         case _ if kind.startswith("bool") and isinstance(value, bool):
             return value
@@ -168,6 +209,8 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "levels": parse_levels,
     "input_range": parse_input_range,
     "budget": parse_budget,
+    "loss_weights": parse_weights,
+    "class_weights": parse_class_weights,
 }
 """Options that hold several values: on the command line text, in a file text or a list."""
 
@@ -183,7 +226,11 @@ def merge(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> CompileO
 
 def _check(options: CompileOptions) -> None:
     for name, allowed in (
+        ("teacher", TEACHERS),
+        ("tables", TABLES),
         ("importance", METHODS),
+        ("objective", OBJECTIVES),
+        ("strategy", STRATEGIES),
         ("runtime", RUNTIMES),
         ("board", tuple(BOARDS)),
     ):
@@ -195,12 +242,28 @@ def _check(options: CompileOptions) -> None:
             f"importance: {options.importance!r} needs gradients of training data; give --data, or "
             "choose magnitude or random"
         )
+    if options.objective == "probes" and options.data is None:
+        raise UsageError(
+            "objective: 'probes' measures on validation data; give --data, or choose harmonic, "
+            "importance or uniform"
+        )
+    if options.loss_weights is not None:
+        weights, levels = len(options.loss_weights), len(options.levels or DEFAULT_LEVELS)
+        if weights != levels:
+            raise UsageError(f"loss-weights: {weights} weights for {levels} levels")
     if not emit.is_namespace(options.name):
         raise UsageError(
             f"name: {options.name!r} cannot be a C++ namespace of its own; use small letters, "
             "digits and underscores, a letter first"
         )
-    limits = ("max_macs", "max_ram_bytes", "max_flash_bytes", "channel_step", "min_width")
+    limits = (
+        "max_macs",
+        "max_ram_bytes",
+        "max_flash_bytes",
+        "channel_step",
+        "min_width",
+        "batch_size",
+    )
     for name in limits:
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -208,6 +271,14 @@ def _check(options: CompileOptions) -> None:
     latency_ms = options.max_latency_ms
     if latency_ms is not None and not 0 < latency_ms < math.inf:
         raise UsageError(f"max-latency-ms: {latency_ms:g} must be above 0")
+    if not 0 < options.learning_rate < math.inf:
+        raise UsageError(f"learning-rate: {options.learning_rate:g} must be above 0")
+    for name in ("distillation", "int8_from"):
+        value = getattr(options, name)
+        if not 0 <= value <= 1:
+            raise UsageError(f"{name.replace('_', '-')}: {value:g} must lie in 0 … 1")
+    if not 0 <= options.hints < math.inf:
+        raise UsageError(f"hints: {options.hints:g} must not be negative")
     for name in ("epochs", "seed"):
         value = getattr(options, name)
         if value is not None and value < 0:

@@ -13,6 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -21,6 +22,15 @@ from redsc.groups import Axis, Grouping, Segment, Widths
 
 TABLE_BYTES_PER_CHANNEL = 9
 """int32 bias, int32 multiplier and int8 shift of one output channel of a linear op at one level."""
+
+Tables = Literal["per-level", "multipliers", "everything"]
+"""What of the requantisation tables all levels share with the widest one: nothing, multipliers and
+shifts (so batch-norm's scale), or biases too (all of batch-norm, as in the REDS paper)."""
+
+TABLES: tuple[Tables, ...] = get_args(Tables)
+
+SHARED_TABLE_BYTES: Mapping[Tables, int] = {"per-level": 0, "multipliers": 5, "everything": 9}
+"""Of TABLE_BYTES_PER_CHANNEL what is stored once; the rest is every level's own."""
 
 
 # --- a graph -------------------------------------------------------------------------------------
@@ -152,13 +162,15 @@ class CostModel:
     a target); live[op] is the sum of bytes per unit * w over everything alive at the op. A pair
     may hold one group twice (a convolution inside a residual stage). scratch[op], of ops whose
     kernels have some that one group decides, names the group and holds the bytes at each of its
-    widths: (units + 1,).
+    widths: (units + 1,). weights_bytes holds what is stored once, own_table_bytes what every
+    level adds per channel.
     """
 
     pairs: Mapping[Pair, Term]
     units: Mapping[str, Term]
     live: Mapping[str, Mapping[str, int]]
     scratch: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict)
+    own_table_bytes: int = TABLE_BYTES_PER_CHANNEL
     constant: Term = Term()
 
     def cost(self, widths: Widths) -> Term:
@@ -177,7 +189,7 @@ class CostModel:
         return self.cost(widths).weights_bytes
 
     def table_bytes(self, widths: Widths) -> int:
-        return self.cost(widths).channels * TABLE_BYTES_PER_CHANNEL
+        return self.cost(widths).channels * self.own_table_bytes
 
     def latency_ps(self, widths: Widths) -> int:
         return self.cost(widths).latency_ps
@@ -201,16 +213,26 @@ class CostModel:
 
 
 def cost_model(
-    graph: ir.Graph, grouping: Grouping, target: latency.Target | None = None
+    graph: ir.Graph,
+    grouping: Grouping,
+    target: latency.Target | None = None,
+    tables: Tables = "per-level",
 ) -> CostModel:
-    """The CostModel of a lowered graph; `grouping` is `find_groups(graph)`."""
+    """The CostModel of a lowered graph; `grouping` is `find_groups(graph)`.
+
+    Shared tables count like weights; where a channel axis has several segments, so that a level's
+    channels are no prefix of the widest one's, nothing is shared.
+    """
     shapes = ir.shapes(graph)
+    prefixes = all(len(grouping.axes[op.name]) == 1 for op in graph.linear_ops)
+    shared = SHARED_TABLE_BYTES[tables] if prefixes else 0
     pairs: defaultdict[Pair, Term] = defaultdict(Term)
     units: defaultdict[str, Term] = defaultdict(Term)
     for op in graph.linear_ops:
         positions, window = _positions(op, shapes), math.prod(op.kernel.shape[:-2])
         for out in grouping.axes[op.name]:
-            units[out.group] += Term(channels=out.channels(1))
+            channels = out.channels(1)
+            units[out.group] += Term(weights_bytes=shared * channels, channels=channels)
             if isinstance(op, ir.DepthwiseConv2D):
                 weights = window * out.channels(1)
                 units[out.group] += Term(weights * positions, weights)
@@ -219,7 +241,8 @@ def cost_model(
                 weights = window * segment.channels(1) * out.channels(1)
                 pairs[pair(grouping, segment, out)] += Term(weights * positions, weights)
     per_unit = {name: _bytes_per_unit(shapes[name], axis) for name, axis in grouping.axes.items()}
-    model = CostModel(pairs, units, _live_rows(graph, per_unit))
+    own = TABLE_BYTES_PER_CHANNEL - shared
+    model = CostModel(pairs, units, _live_rows(graph, per_unit), own_table_bytes=own)
     return model if target is None else _with_latency(model, graph, grouping, target)
 
 

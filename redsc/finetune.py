@@ -21,10 +21,12 @@ import numpy as np
 
 from redsc import calibrate, checkpoint, distribution, groups, ir, loss
 from redsc.checkpoint import Arrays
+from redsc.cost import Tables
 from redsc.data import BATCH_SIZE, Data, Split
 from redsc.distribution import Cluster
+from redsc.errors import UsageError
 from redsc.groups import Grouping, Widths
-from redsc.level_network import LevelNetwork, SharedKernels, Tables, share_ranges
+from redsc.level_network import LevelNetwork, SharedKernels, share_ranges
 from redsc.tf_network import Tensor, forward, tensorflow
 from redsc.training import Batches, Descent
 
@@ -101,20 +103,25 @@ def finetune(
     out with one of mean 0, variance 1, epsilon 0, a free scale and shift. Same seed and data,
     same result, also when it was interrupted: `folder` keeps checkpoints, named by everything that
     decides the result. Training that diverges stops at the best state so far and appends to
-    `warnings`. Raises ClusterError when another worker is gone.
+    `warnings`. Raises ClusterError when another worker is gone, UsageError for weights that are not
+    one per level.
     """
     options = options or Options()
+    if options.loss_weights is not None and len(options.loss_weights) != len(level_widths):
+        raise UsageError(
+            f"loss-weights: {len(options.loss_weights)} weights for {len(level_widths)} levels"
+        )
     x, _ = data.train.sample(_NORM_SAMPLES, options.seed)
     levels = untrained(graph, grouping, level_widths, x, options.tables)
-    epochs = _epochs(options, data.train)
-    if epochs == 0:
+    count = epochs(options, data.train)
+    if count == 0:
         return levels
     cluster = cluster or distribution.connect("one-device")
     warnings = warnings if warnings is not None else []
-    trainer = _Trainer(graph, levels, level_widths, data, options, epochs, cluster)
+    trainer = _Trainer(graph, levels, level_widths, data, options, count, cluster)
     file = None
     if folder is not None:
-        name = _digest(graph, level_widths, data, options, epochs)
+        name = _digest(graph, level_widths, data, options, count)
         file = folder / f"{name}.npz"
     with cluster.explained():
         best = _train(trainer, progress or _no_progress, warnings, file)
@@ -138,7 +145,8 @@ def _digest(
     return checkpoint.digest(widths, options, epochs, *arrays)
 
 
-def _epochs(options: Options, train: Split) -> int:
+def epochs(options: Options, train: Split) -> int:
+    """As asked for, else by the size of the training set."""
     if options.epochs is not None:
         return options.epochs
     return int(np.clip(round(_SAMPLES_SEEN / len(train)), *_EPOCHS))

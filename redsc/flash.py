@@ -7,30 +7,64 @@ narrowest levels need, then for what was missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from redsc import groups, ir, kernels, memory, nesting, plan, quantize
+from redsc.cost import TABLES, Tables
 from redsc.errors import InfeasibleError
-from redsc.gain import Importance
 from redsc.nesting import Nesting, SearchOptions
-from redsc.search import Search
+from redsc.search import Objective, Search
 
 
 def find_levels(
     graph: ir.Graph,
     grouping: groups.Grouping,
-    importance: Importance,
+    objective: Objective,
     options: SearchOptions,
-    unit_importance: Mapping[str, np.ndarray] | None = None,
+    tables: Tables | None = None,
 ) -> Nesting:
     """`nesting.find_levels`, whose levels and their structure keep to max_flash_bytes together.
 
+    tables None: every level has its own, unless the levels asked for do not fit in flash so, and
+    more of them, or wider ones, do with shared multipliers, or with everything shared.
     Raises InfeasibleError like it; the value it names is the smallest that holds any levels.
     """
-    return _levels_of(nesting.prepare(graph, grouping, importance, options, unit_importance))
+    if tables is not None or options.max_flash_bytes is None:
+        options = replace(options, tables=tables or "per-level")
+        return _levels_of(nesting.prepare(graph, grouping, objective, options))
+    best: Nesting | None = None
+    error: InfeasibleError | None = None
+    for choice in TABLES:
+        search = nesting.prepare(graph, grouping, objective, replace(options, tables=choice))
+        try:
+            found = _levels_of(search)
+        except InfeasibleError as failure:
+            error = failure
+            continue
+        if best is None or _kept(found) > _kept(best):
+            best = found
+        if not found.dropped and found.levels[-1].widths == _widest(search):
+            break
+    if best is None:
+        assert error is not None
+        raise error
+    if best.tables == "per-level":
+        return best
+    shared = f"--max-flash-bytes leaves no room for tables per level: levels share {best.tables}"
+    return replace(best, warnings=(f"{shared}, which costs accuracy", *best.warnings))
+
+
+def _kept(found: Nesting) -> tuple[int, int]:
+    """How much the levels are: their number, and what they compute together."""
+    return len(found.levels), sum(level.macs for level in found.levels)
+
+
+def _widest(search: Search) -> groups.Widths:
+    """The widths of the widest level if flash does not limit it."""
+    top = max(search.options.percents)
+    free = replace(search.options, max_flash_bytes=None, percents=(top,))
+    return nesting.levels_of(replace(search, options=free)).levels[-1].widths
 
 
 def _levels_of(search: Search) -> Nesting:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from redsc.cost import TABLE_BYTES_PER_CHANNEL, CostModel, Pair, Term
+from redsc.cost import CostModel, Pair, Term
 from redsc.gain import Gains
 from redsc.groups import Widths
 from redsc.latency import PICOSECONDS_PER_MS
@@ -146,8 +146,18 @@ class Violation:
 def build(model: CostModel, gains: Gains, candidates: Candidates) -> Problem:
     """The knapsack of a network, restricted to candidate widths (of every group)."""
     index = {group: np.asarray(widths, dtype=np.int64) for group, widths in candidates.items()}
+
+    def values(gain: np.ndarray, term: Term, amount: np.ndarray) -> Values:
+        return Values(
+            gain,
+            term.macs * amount,
+            term.weights_bytes * amount,
+            term.channels * model.own_table_bytes * amount,
+            term.latency_ps * amount,
+        )
+
     units = {
-        group: _values(
+        group: values(
             gains.units[group][widths] if group in gains.units else np.zeros(len(widths)),
             model.units.get(group, Term()),
             widths,
@@ -159,30 +169,19 @@ def build(model: CostModel, gains: Gains, candidates: Candidates) -> Problem:
         table = gains.pairs.get((a, b))
         if a == b:
             gain = np.zeros(len(index[a])) if table is None else table[index[a], index[a]]
-            units[a] += _values(gain, term, index[a] * index[a])
+            units[a] += values(gain, term, index[a] * index[a])
             continue
         product = np.outer(index[a], index[b])
         gain = np.zeros(product.shape) if table is None else table[np.ix_(index[a], index[b])]
-        values = _values(gain, term, product)
+        both = values(gain, term, product)
         if len(index[a]) == 1:
-            units[b] += values.at(0)
+            units[b] += both.at(0)
         elif len(index[b]) == 1:
-            units[a] += values.at((slice(None), 0))
+            units[a] += both.at((slice(None), 0))
         else:
-            pairs[a, b] = values
-    constant = _values(np.zeros(1), model.constant, np.ones(1, np.int64))
+            pairs[a, b] = both
+    constant = values(np.zeros(1), model.constant, np.ones(1, np.int64))
     return Problem(candidates, units, pairs, constant, model, gains)
-
-
-def _values(gain: np.ndarray, term: Term, amount: np.ndarray) -> Values:
-    tables = term.channels * TABLE_BYTES_PER_CHANNEL
-    return Values(
-        gain,
-        term.macs * amount,
-        term.weights_bytes * amount,
-        tables * amount,
-        term.latency_ps * amount,
-    )
 
 
 def violations(model: CostModel, limits: Limits, widths: Widths) -> tuple[Violation, ...]:
@@ -208,7 +207,7 @@ def _used(model: CostModel, limits: Limits, widths: Widths) -> Iterator[tuple[st
     if limits.weights_bytes is not None:
         yield "bytes of weights", total.weights_bytes, limits.weights_bytes
     if limits.flash_bytes is not None:
-        tables = total.channels * TABLE_BYTES_PER_CHANNEL * limits.tables
+        tables = total.channels * model.own_table_bytes * limits.tables
         flash_bytes = total.weights_bytes + tables
         yield "bytes of flash for weights and tables", flash_bytes, limits.flash_bytes
     if limits.latency_ps is not None:

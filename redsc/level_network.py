@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from redsc import calibrate, distribution, groups, ir, loss
+from redsc.cost import Tables
 from redsc.data import Task
 from redsc.groups import Grouping, Widths
 from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
@@ -16,12 +17,6 @@ from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
 _SMALLEST_SCALE = 1e-3
 """Floor of |gamma| in training, as a share of the layer's largest at the start: channels whose
 gamma vanishes at one level would blow up their bias in units of the weights' scale."""
-
-Tables = Literal["per-level", "multipliers", "everything"]
-"""What of the requantisation tables all levels share with the widest one: nothing, multipliers and
-shifts (so batch-norm's scale), or biases too (all of batch-norm, as in the REDS paper)."""
-
-TABLES: tuple[Tables, ...] = get_args(Tables)
 
 Moments = Mapping[str, tuple[Tensor, Tensor]]
 """Mean and variance of every norm's input, by op name."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from redsc import ir
-from redsc.data import Task
+from redsc.data import Data, Task
+from redsc.errors import UsageError
 from redsc.tf_network import Tensor, tensorflow
 
 
@@ -37,6 +38,26 @@ def output_bounds(graph: ir.Graph) -> tuple[float, float]:
         case ir.LinearOp(activation=ir.Activation.RELU6) | ir.Add(activation=ir.Activation.RELU6):
             return 0.0, 6.0
     return -math.inf, math.inf
+
+
+def class_weights(given: Sequence[float] | str | None, dataset: Data) -> tuple[float, ...] | None:
+    """What a sample of each class counts in training, 1 on average over the classes.
+
+    given "balanced": inversely to how many training samples a class has (of a stream, in the part
+    that is known). Raises UsageError when there are no classes, or as many weights as classes.
+    """
+    if given is None:
+        return None
+    if dataset.task != "classification":
+        raise UsageError(f"class-weights: the task is {dataset.task}, there are no classes")
+    counts = np.bincount(dataset.train.y)
+    if isinstance(given, str):
+        weights = np.where(counts > 0, 1 / np.maximum(counts, 1), 0.0)
+    else:
+        weights = np.array(given)
+        if len(weights) < len(counts):
+            raise UsageError(f"class-weights: {len(weights)} weights for {len(counts)} classes")
+    return tuple((weights / weights[weights > 0].mean()).tolist())
 
 
 def per_sample(graph: ir.Graph, values: Mapping[str, Tensor], y: Tensor, task: Task) -> Tensor:

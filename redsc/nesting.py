@@ -11,18 +11,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from redsc import ir, latency
-from redsc.cost import cost_model
+from redsc.cost import Tables, cost_model
 from redsc.errors import InfeasibleError, UsageError
-from redsc.gain import Importance, gains
 from redsc.grid import Grid, default_grid, explicit_grid
 from redsc.groups import Grouping, Widths
 from redsc.knapsack import Limits, Violation, use, violations
 from redsc.memory import scratch_tables
 from redsc.milp import gap_of, solver_name
-from redsc.search import LEAST_USE, Level, Search, SearchOptions, nested_levels
+from redsc.search import (
+    LEAST_USE,
+    Level,
+    Objective,
+    Origin,
+    Search,
+    SearchOptions,
+    nested_levels,
+)
 
 __all__ = ["LevelWidths", "Nesting", "SearchOptions", "find_levels", "levels_of", "prepare"]
 
@@ -42,6 +47,7 @@ class LevelWidths:
     gain: float
     gap: float
     seconds: float
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -61,37 +67,29 @@ class Nesting:
     gap: float
     warnings: tuple[str, ...]
     dropped: tuple[str, ...] = ()
+    tables: Tables = "per-level"
 
 
 def find_levels(
-    graph: ir.Graph,
-    grouping: Grouping,
-    importance: Importance,
-    options: SearchOptions,
-    unit_importance: Mapping[str, np.ndarray] | None = None,
+    graph: ir.Graph, grouping: Grouping, objective: Objective, options: SearchOptions
 ) -> Nesting:
     """The levels of a lowered graph whose units stand in order of importance.
 
-    importance: nonnegative, by op name, shaped like the kernels. Raises InfeasibleError when not
-    even the narrowest widths fit, UsageError for options that mean nothing.
+    Raises InfeasibleError when not even the narrowest widths fit, UsageError for options that
+    mean nothing.
     """
-    return levels_of(prepare(graph, grouping, importance, options, unit_importance))
+    return levels_of(prepare(graph, grouping, objective, options))
 
 
 def prepare(
-    graph: ir.Graph,
-    grouping: Grouping,
-    importance: Importance,
-    options: SearchOptions,
-    unit_importance: Mapping[str, np.ndarray] | None = None,
+    graph: ir.Graph, grouping: Grouping, objective: Objective, options: SearchOptions
 ) -> Search:
     """What `levels_of` needs, and what several searches of one network share: their options may
     differ in percents and in what is reserved."""
-    model = cost_model(graph, grouping, latency.target(options.target))
+    model = cost_model(graph, grouping, latency.target(options.target), options.tables)
     if options.max_ram_bytes is not None and options.scratch is not None:
         model = replace(model, scratch=scratch_tables(graph, grouping, options.scratch))
-    gain = gains(graph, grouping, importance, unit_importance)
-    return Search(graph, grouping, model, gain, options)
+    return Search(graph, grouping, model, objective, options)
 
 
 def levels_of(search: Search) -> Nesting:
@@ -126,6 +124,7 @@ def levels_of(search: Search) -> Nesting:
         gap=gap,
         warnings=(*warnings, *_gap_warnings(found, options.time_limit_s)),
         dropped=tuple(dropped),
+        tables=options.tables,
     )
 
 
@@ -161,7 +160,6 @@ def _grid(grouping: Grouping, options: SearchOptions) -> Grid:
 
 def _measured(search: Search, level: Level) -> LevelWidths:
     model, widths = search.model, level.widths
-    gain = search.gains.total(widths)
     return LevelWidths(
         percent=level.percent,
         widths=widths,
@@ -171,9 +169,10 @@ def _measured(search: Search, level: Level) -> LevelWidths:
         latency_ps=model.latency_ps(widths),
         peak_activation_bytes=model.peak_activation_bytes(widths),
         arena_bytes=search.arena_bytes(widths),
-        gain=gain,
-        gap=gap_of(level.bound, gain),
+        gain=level.gain,
+        gap=gap_of(level.bound, level.gain),
         seconds=level.seconds,
+        origin=level.origin,
     )
 
 

@@ -1,26 +1,37 @@
 """What the search maximises: how much of the network's quality given widths keep.
 
-Three kinds, each a `Gains` for the knapsack.
-
 importance: the importance of the weights kept (the REDS paper's). Sums of importance tell little
 of accuracy across layers; kept to compare with.
 harmonic: minus the sum of units/width over groups. Narrow layers hurt like the inverse of their
 width: on depthwise-separable networks of random widths it explains 70-76 % of the variance of
 log loss with one coefficient for all groups, and 84-92 % with one for each.
 probes: the harmonic one with measured coefficients, by ridge regression of the log losses of
-random widths, as a trained supernet has them.
+random widths, as a trained supernet has them. The optimum, the optima of bootstrapped
+coefficients and the uniform widths are then measured themselves, and the best is taken.
+uniform: a common share of all groups; to compare with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 
 from redsc.gain import Gains
 from redsc.groups import Grouping, Widths
 
-OBJECTIVES = ("probes", "harmonic", "importance", "uniform")
+Name = Literal["probes", "harmonic", "importance", "uniform"]
+OBJECTIVES: tuple[Name, ...] = get_args(Name)
+
+_PROBES = (32, 96)
+_PROBES_PER_GROUP = 6
+"""Random widths that are measured around a level: so many per free group, within _PROBES."""
+
+_ALTERNATIVES = 4
+_SPREAD = 0.6
+"""Probes have the level's uniform widths times exp(-_SPREAD … _SPREAD)."""
 
 _RIDGES = 10.0 ** np.arange(-3, 4)
 _LEAST_SHARE = 0.1
@@ -62,3 +73,60 @@ def fit(grouping: Grouping, level_widths: Sequence[Widths], losses: np.ndarray) 
     _, best = min(results, key=lambda result: result[0])
     floor = _LEAST_SHARE * max(float(best.mean()), 1e-12)
     return dict(zip(names, np.maximum(best, floor).tolist(), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Probes:
+    """Gains from measured losses (search.Objective). measure: mean loss of each widths, > 0."""
+
+    grouping: Grouping
+    measure: Callable[[Sequence[Widths]], np.ndarray]
+    seed: int
+    uniform_alone: bool = False  # of those that are measured, one is uniform anyway
+    _measured: dict[tuple[int, ...], float] = field(default_factory=dict)
+    _gains: dict[tuple[int, ...], tuple[Gains, ...]] = field(default_factory=dict)
+
+    @property
+    def prior(self) -> Gains:
+        return harmonic(self.grouping)
+
+    def losses(self, level_widths: Sequence[Widths]) -> np.ndarray:
+        """Each widths measured once."""
+        keys = [tuple(widths[name] for name in self.grouping.groups) for widths in level_widths]
+        new = {k: w for k, w in zip(keys, level_widths, strict=True) if k not in self._measured}
+        if new:
+            values = self.measure(list(new.values())).tolist()
+            self._measured.update(zip(new, values, strict=True))
+        return np.array([self._measured[key] for key in keys])
+
+    def gains(self, around: Widths) -> Sequence[Gains]:
+        """The harmonic gains of the best fit, then those of bootstrapped ones."""
+        key = tuple(around[name] for name in self.grouping.groups)
+        if key not in self._gains:
+            generator = np.random.default_rng((self.seed, *key))
+            count = int(np.clip(_PROBES_PER_GROUP * len(self.grouping.free), *_PROBES))
+            probes = [around, *(near(self.grouping, around, generator) for _ in range(count))]
+            losses = self.losses(probes)
+            fits = [fit(self.grouping, probes, losses)]
+            for _ in range(_ALTERNATIVES):
+                chosen = generator.integers(len(probes), size=len(probes))
+                fits.append(fit(self.grouping, [probes[i] for i in chosen], losses[chosen]))
+            self._gains[key] = tuple(harmonic(self.grouping, found) for found in fits)
+        return self._gains[key]
+
+    def choose(self, candidates: Sequence[Widths]) -> int:
+        """The one with the least measured loss."""
+        if len(candidates) == 1:
+            return 0
+        return int(np.argmin(self.losses(candidates)))
+
+
+def near(
+    grouping: Grouping, around: Widths, generator: np.random.Generator, spread: float = _SPREAD
+) -> dict[str, int]:
+    """Random widths of the free groups around given ones, at least one unit each."""
+    widths = dict(around)
+    for group in grouping.free:
+        units = around[group.name] * np.exp(generator.uniform(-spread, spread))
+        widths[group.name] = int(np.clip(round(units), 1, group.units))
+    return widths

@@ -6,6 +6,7 @@ finished, verified project in place or leaves what was there.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -18,10 +19,13 @@ import redsc
 from redsc import (
     boards,
     calibrate,
+    checkpoint,
     class_plots,
     data,
+    distribution,
     finetune,
     flash,
+    gain,
     golden,
     groups,
     importance,
@@ -34,6 +38,7 @@ from redsc import (
     measure,
     memory,
     nesting,
+    objective,
     output,
     passes,
     plan,
@@ -41,12 +46,15 @@ from redsc import (
     quality,
     quantize,
     report,
+    supernet,
     tf_network,
     tflite,
     tflm,
     verify,
 )
-from redsc.config import DEFAULT_LEVELS, CompileOptions
+from redsc.config import DEFAULT_LEVELS, MOST_LEVELS, CompileOptions
+from redsc.cost import TABLES, Tables
+from redsc.distribution import Cluster
 from redsc.errors import (
     InfeasibleError,
     ModelError,
@@ -60,6 +68,7 @@ from redsc.plan_structs import Plan
 from redsc.progress import Progress
 from redsc.quantize import FloatLevel
 from redsc.quantized import QuantizedNetwork
+from redsc.search import Fixed, Objective
 
 log = logging.getLogger("redsc")
 
@@ -70,8 +79,12 @@ FAITHFUL_LIMIT = 1e-4
 """Largest difference, relative to the largest output, between Keras and the imported network."""
 
 
-def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]:
-    """A Keras file in, a verified firmware project in `options.output` out; returns the report."""
+def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any] | None:
+    """A Keras file in, a verified firmware project in `options.output` out; returns the report.
+
+    A worker of a distributed training that is not the chief only trains, and returns None.
+    """
+    cluster = distribution.connect(options.strategy)
     output.check_replaceable(options.output)
     progress.stage("import the model")
     model = importer.load(options.model)
@@ -90,12 +103,15 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     faithful = _check_faithful(options, model, graph, samples)
 
     progress.stage("rank units")
-    importance_facts, scores = _importance(options, graph, dataset)
+    importance_facts, scores = _importance(options, graph, dataset, cluster)
     ranking = importance.rank(graph, grouping, scores)
     graph, scores = importance.reorder(graph, grouping, scores)
 
+    progress.stage("probe widths")
+    checkpoints = checkpoint.folder(options, model.sha256)
+    goal = _objective(options, graph, grouping, scores, dataset, cluster, progress, checkpoints)
     progress.stage("search widths")
-    found = _search(options, graph, grouping, scores, warnings)
+    found = _search(options, graph, grouping, goal, warnings)
     for number, level in enumerate(found.levels):
         log.info(
             "level %d: %d MACs, arena %d B, gap %.2g, %.2f s, widths %s",
@@ -105,8 +121,10 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     _refuse_warnings(options, warnings)
     progress.stage("train levels" if dataset else "calibrate levels")
     level_graphs = _level_graphs(
-        options, graph, grouping, found, dataset, samples, progress, warnings
+        options, graph, grouping, found, dataset, samples, progress, warnings, cluster, checkpoints
     )
+    if not cluster.is_chief:
+        return None
 
     progress.stage("quantise")
     network = _quantize(level_graphs, found, samples)
@@ -118,6 +136,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     for step in device_plan.steps:
         log.info("%s runs %s", step.name, step.kernel)
     data_bytes = device_plan.data_bytes
+    _check_flash(options, data_bytes)
     tflm_model = tflm.build(device_plan, tflites[-1]) if options.runtime == "tflm" else None
     board, arena_bytes = boards.BOARDS[options.board], max(device_plan.arena_bytes)
     usage = _usage(board, device_plan, tflm_model)
@@ -179,6 +198,8 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
                 "seconds": round(found.seconds, 3),
                 "proven_optimal": found.proven_optimal,
                 "gap": found.gap,
+                "objective": _objective_name(options),
+                "tables": found.tables,
             },
             "warnings": warnings,
             "seconds": dict(progress.seconds),
@@ -195,7 +216,18 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         }
         project.write_report(staging, result, tables, pictures)
         progress.stage(f"put {options.output} in place")
+    checkpoint.forget(checkpoints)
     return result
+
+
+def _check_flash(options: CompileOptions, data_bytes: int) -> None:
+    """The search's count of shared tables is exact unless a channel needed a scale of its own."""
+    if options.max_flash_bytes is not None and data_bytes > options.max_flash_bytes:
+        raise InfeasibleError(
+            f"{options.model}: weights and tables take {data_bytes} bytes of flash, "
+            f"{options.max_flash_bytes} allowed: some channels cannot share multipliers. Try a "
+            "larger --max-flash-bytes, fewer levels, or --tables per-level"
+        )
 
 
 def _usage(
@@ -279,22 +311,61 @@ def _check_faithful(
 
 
 def _importance(
-    options: CompileOptions, graph: ir.Graph, dataset: data.Data | None
+    options: CompileOptions,
+    graph: ir.Graph,
+    dataset: data.Data | None,
+    cluster: Cluster,
 ) -> tuple[dict[str, Any], importance.Scores]:
-    """What the report says of the scores, and the scores."""
+    """What the report says of the scores, and the scores, which are the chief's."""
     method = options.importance or ("magnitude" if dataset is None else "taylor")
     samples = None
     if dataset is not None and method in importance.GRADIENT_METHODS:
         samples = (*dataset.train.sample(IMPORTANCE_SAMPLES, options.seed), dataset.task)
     facts = {"method": method, "samples": None if samples is None else len(samples[0])}
-    return facts, importance.score(method, graph, samples, options.seed)
+    scores = importance.score(method, graph, samples, options.seed)
+    return facts, importance.Scores(
+        cluster.from_chief(scores.weights), cluster.from_chief(scores.channels)
+    )
+
+
+def _objective_name(options: CompileOptions) -> objective.Name:
+    measured = options.data is not None and options.epochs != 0
+    return options.objective or ("probes" if measured else "harmonic")
+
+
+def _objective(
+    options: CompileOptions,
+    graph: ir.Graph,
+    grouping: groups.Grouping,
+    scores: importance.Scores,
+    dataset: data.Data | None,
+    cluster: Cluster,
+    progress: Progress,
+    checkpoints: Path,
+) -> Objective:
+    """What the search maximises; "probes" trains a supernet first."""
+    name = _objective_name(options)
+    if name == "importance":
+        units = importance.unit_importance(grouping, scores)
+        return Fixed(gain.gains(graph, grouping, scores.weights, units))
+    if name != "probes":
+        return Fixed(objective.harmonic(grouping), uniform_alone=name == "uniform")
+    assert dataset is not None
+    settings = _training(options, dataset)
+    steps = supernet.steps(settings, dataset.train)
+    network = supernet.train(
+        graph, grouping, dataset, steps, options.batch_size, options.seed, cluster, progress.step,
+        checkpoints,
+    )  # fmt: skip
+    measure_losses = supernet.measure(network, dataset, options.seed)
+    return objective.Probes(grouping, measure_losses, options.seed)
 
 
 def _search(
     options: CompileOptions,
     graph: ir.Graph,
     grouping: groups.Grouping,
-    scores: importance.Scores,
+    goal: Objective,
     warnings: list[str],
 ) -> nesting.Nesting:
     """The levels asked for, or those of the default ones that some widths fit."""
@@ -313,13 +384,7 @@ def _search(
             scratch=kernels.scratch_bytes,
         )
         try:
-            found = flash.find_levels(
-                graph,
-                grouping,
-                scores.weights,
-                settings,
-                importance.unit_importance(grouping, scores),
-            )
+            found = flash.find_levels(graph, grouping, goal, settings, options.tables)
         except InfeasibleError as error:
             if options.levels is not None or len(percents) == 1:
                 raise InfeasibleError(f"{options.model}: {error}") from None
@@ -328,6 +393,35 @@ def _search(
             continue
         warnings += found.warnings
         return found
+
+
+def _training(options: CompileOptions, dataset: data.Data) -> finetune.Options:
+    return finetune.Options(
+        epochs=options.epochs,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        distillation=options.distillation,
+        teacher=options.teacher,
+        hints=options.hints,
+        int8_from=options.int8_from,
+        loss_weights=options.loss_weights,
+        class_weights=loss.class_weights(options.class_weights, dataset),
+        all_levels=options.all_levels,
+    )
+
+
+def _agreed(
+    cluster: Cluster, grouping: groups.Grouping, widths: list[groups.Widths], tables: Tables
+) -> tuple[list[groups.Widths], Tables]:
+    """The chief's widths and tables: measured losses may differ in the last bit elsewhere."""
+    names = list(grouping.groups)
+    matrix = np.zeros((MOST_LEVELS, len(names)))
+    for number, level in enumerate(widths):
+        matrix[number] = [level[name] for name in names]
+    told = cluster.from_chief({"widths": matrix, "tables": np.array(float(TABLES.index(tables)))})
+    rows = [row for row in told["widths"].astype(int).tolist() if any(row)]
+    return [dict(zip(names, row, strict=True)) for row in rows], TABLES[int(told["tables"])]
 
 
 def _level_graphs(
@@ -339,34 +433,32 @@ def _level_graphs(
     samples: Samples,
     progress: Progress,
     warnings: list[str],
+    cluster: Cluster,
+    checkpoints: Path,
 ) -> tuple[ir.Graph, ...]:
     """One float network per level; their kernels are slices of the widest one's, bit for bit.
 
     Without data the full network keeps its batch-norm; narrower levels get theirs re-estimated.
     """
-    widths = [level.widths for level in found.levels]
-    if dataset is not None:
-        settings = finetune.Options(epochs=options.epochs, seed=options.seed)
-        return finetune.finetune(
-            graph, grouping, widths, dataset, settings, progress.step, warnings
-        )
-    levels = []
-    for chosen in widths:
-        narrow = groups.select_units(graph, grouping, groups.prefixes(chosen))
-        if dict(chosen) != grouping.full_widths:
-            narrow = calibrate.recalibrate_norms(narrow, samples.x)
-        levels.append(narrow)
-    return tuple(levels)
+    widths: list[groups.Widths] = [level.widths for level in found.levels]
+    if dataset is None:
+        return finetune.untrained(graph, grouping, widths, samples.x, found.tables)
+    widths, tables = _agreed(cluster, grouping, widths, found.tables)
+    settings = dataclasses.replace(_training(options, dataset), tables=tables)
+    return finetune.finetune(
+        graph, grouping, widths, dataset, settings, progress.step, warnings, cluster, checkpoints
+    )
 
 
 def _quantize(
     graphs: Sequence[ir.Graph], found: nesting.Nesting, samples: Samples
 ) -> QuantizedNetwork:
+    ranges = [calibrate.activation_ranges(graph, samples.x) for graph in graphs]
+    if found.tables != "per-level":  # equal multipliers need equal scales
+        ranges = [calibrate.union(ranges)] * len(ranges)
     levels = [
-        FloatLevel(
-            level.percent, level.widths, graph, calibrate.activation_ranges(graph, samples.x)
-        )
-        for level, graph in zip(found.levels, graphs, strict=True)
+        FloatLevel(level.percent, level.widths, graph, own)
+        for level, graph, own in zip(found.levels, graphs, ranges, strict=True)
     ]
     return quantize.quantize(graphs[-1], groups.find_groups(graphs[-1]), levels)
 

@@ -11,15 +11,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from redsc import ir
-from redsc.cost import CostModel
+from redsc.cost import CostModel, Tables
 from redsc.errors import InfeasibleError
 from redsc.gain import Gains
 from redsc.grid import Grid
 from redsc.groups import Grouping, Widths, prefixes, select_units
-from redsc.knapsack import Limits, Problem, Resource, build, grow, use, violations
+from redsc.knapsack import Candidates, Limits, Problem, Resource, build, grow, use, violations
 from redsc.latency import PICOSECONDS_PER_MS
 from redsc.memory import Scratch, plan_level
 from redsc.milp import solve, solve_jointly
@@ -52,7 +52,8 @@ class SearchOptions:
     min_width: None chooses per group and gives way with a warning; a number is obeyed. order
     None is bottom-up, or top-down where RAM or flash are limited: the widest level then has
     first choice of what they leave. time_limit_s is per level, and meant not to be reached:
-    milp.MOST_NODES ends long searches at the same widths on every machine.
+    milp.MOST_NODES ends long searches at the same widths on every machine. tables: what the
+    levels share of them.
     """
 
     percents: tuple[float, ...] = (25, 50, 75, 100)
@@ -67,18 +68,66 @@ class SearchOptions:
     order: Order | None = None
     time_limit_s: float | None = 300.0
     scratch: Scratch | None = None
+    tables: Tables = "per-level"
     reserved_ram_bytes: int = 0
     reserved_flash_bytes: int = 0
 
 
+Origin = Literal["optimum", "alternative", "uniform"]
+"""Of widths: the optimum of the objective's gains, of gains that are about as likely, or a common
+share of all groups."""
+
+
+class Objective(Protocol):
+    """What makes widths good, as far as the search needs to know."""
+
+    @property
+    def prior(self) -> Gains:
+        """What is known without measuring."""
+        ...
+
+    def gains(self, around: Widths) -> Sequence[Gains]:
+        """What to maximise near some widths; further entries give other candidates."""
+        ...
+
+    def choose(self, candidates: Sequence[Widths]) -> int:
+        """Which of several different widths is the best."""
+        ...
+
+    @property
+    def uniform_alone(self) -> bool:
+        """Whether only uniform widths are to be taken, to compare with."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """The same gains everywhere: nothing is measured, the optimum is the answer."""
+
+    prior: Gains
+    uniform_alone: bool = False
+
+    def gains(self, around: Widths) -> Sequence[Gains]:
+        return (self.prior,)
+
+    def choose(self, candidates: Sequence[Widths]) -> int:
+        return 0
+
+
 @dataclass(frozen=True)
 class Level:
-    """A level under way; bound is an upper bound of its gain, seconds went into solving it."""
+    """A level under way: `bound` is an upper bound of its gain, `seconds` went into finding it."""
 
     percent: float
     widths: dict[str, int]
+    gains: Gains
     bound: float
     seconds: float
+    origin: Origin = "optimum"
+
+    @property
+    def gain(self) -> float:
+        return self.gains.total(self.widths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +137,7 @@ class Search:
     graph: ir.Graph
     grouping: Grouping
     model: CostModel
-    gains: Gains
+    objective: Objective
     options: SearchOptions
     arenas: dict[tuple[int, ...], int] = field(default_factory=dict)
 
@@ -164,10 +213,8 @@ class Search:
             and not self.excess_bytes(level)
         )
 
-    def problem(
-        self, grid: Grid, lower: Widths | None = None, upper: Widths | None = None
-    ) -> Problem:
-        return build(self.model, self.gains, grid.candidates(lower, upper))
+    def problem(self, gains: Gains, candidates: Candidates) -> Problem:
+        return build(self.model, gains, candidates)
 
 
 def nested_levels(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]:
@@ -193,8 +240,8 @@ def _bottom_up(search: Search, grid: Grid, percents: Sequence[float]) -> list[Le
         if search.max_flash_bytes is not None:
             tables = sum(map(search.model.table_bytes, below))
             limits = replace(limits, flash_bytes=search.max_flash_bytes - tables)
-        problem = search.problem(grid, lower=below[-1] if below else None)
-        levels.append(_solve_level(search, problem, percent, limits))
+        candidates = grid.candidates(lower=below[-1] if below else None)
+        levels.append(_best_level(search, candidates, percent, limits))
     return levels
 
 
@@ -205,36 +252,85 @@ def _top_down(search: Search, grid: Grid, percents: Sequence[float]) -> list[Lev
         limits, upper = search.limits(percent), levels[0].widths if levels else None
         if upper is None:
             limits = replace(limits, flash_bytes=search.max_flash_bytes, tables=len(percents))
-        problem = search.problem(grid, upper=upper)
-        levels.insert(0, _solve_level(search, problem, percent, limits))
+        candidates = grid.candidates(upper=upper)
+        levels.insert(0, _best_level(search, candidates, percent, limits))
     return levels
 
 
-def _solve_level(search: Search, problem: Problem, percent: float, limits: Limits) -> Level:
-    """The best level whose planned arena fits, widened where it can be."""
+def _best_level(search: Search, candidates: Candidates, percent: float, limits: Limits) -> Level:
+    """The best of several levels: optima of all the objective's gains near the uniform widths,
+    and those themselves."""
+    started = time.monotonic()
 
     def fits(widths: dict[str, int]) -> bool:
-        broken = violations(search.model, limits, widths)
-        return not broken and not search.excess_bytes(widths)
+        return not violations(search.model, limits, widths) and not search.excess_bytes(widths)
 
-    started = time.monotonic()
+    largest = {group: widths[-1] for group, widths in candidates.items()}
+    if fits(largest):
+        gains = search.objective.prior
+        return Level(percent, largest, gains, gains.total(largest), seconds=0.0)
+    uniform = _uniform(search, candidates, fits)
+    first, *others = search.objective.gains(uniform or largest)
+    levels = []
+    if uniform is not None and (others or search.objective.uniform_alone):
+        widths = grow(search.problem(first, candidates), uniform, fits)
+        levels = [Level(percent, widths, first, first.total(widths), 0.0, "uniform")]
+    if not (levels and search.objective.uniform_alone):
+        for number, gains in enumerate((first, *others)):
+            problem = search.problem(gains, candidates)
+            level = _solve_level(search, problem, percent, limits, fits)
+            levels.append(replace(level, origin="alternative" if number else "optimum"))
+    # Of equal widths the optimum is kept, before the uniform ones.
+    different = {tuple(level.widths.values()): level for level in reversed(levels)}
+    different |= {tuple(x.widths.values()): x for x in levels if x.origin == "optimum"}
+    levels = list(different.values())
+    chosen = levels[search.objective.choose([level.widths for level in levels])]
+    return replace(chosen, seconds=time.monotonic() - started)
+
+
+def _uniform(
+    search: Search, candidates: Candidates, fits: Callable[[dict[str, int]], bool]
+) -> dict[str, int] | None:
+    """The largest common share of all groups' units, rounded down to candidates, that fits."""
+    full = search.grouping.full_widths
+    shares = sorted({width / full[g] for g, widths in candidates.items() for width in widths})
+    for share in reversed(shares):
+        widths = {
+            group: max([w for w in choices if w <= share * full[group]], default=choices[0])
+            for group, choices in candidates.items()
+        }
+        if fits(widths):
+            return widths
+    return None
+
+
+def _solve_level(
+    search: Search,
+    problem: Problem,
+    percent: float,
+    limits: Limits,
+    fits: Callable[[dict[str, int]], bool],
+) -> Level:
+    """The best level whose planned arena fits, widened where it can be."""
     (widths,), bound, (tight,) = _solve_planned(search, problem, [limits])
-    level = Level(percent, grow(problem, widths, fits), bound, 0.0)
-    level = _fuller(search, problem, level, tight)
-    return replace(level, seconds=time.monotonic() - started)
+    level = Level(percent, grow(problem, widths, fits), problem.gains, bound, seconds=0.0)
+    return _fuller(search, problem, level, tight)
 
 
 def _joint(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]:
     """All levels in one program."""
     limits = [search.limits(percent) for percent in percents]
     limits[-1] = replace(limits[-1], flash_bytes=search.max_flash_bytes)
-    started = time.monotonic()
-    levels, bound, _ = _solve_planned(search, search.problem(grid), limits)
-    gain = sum(map(search.gains.total, levels))
+    started, candidates = time.monotonic(), grid.candidates()
+    middle = percents[len(percents) // 2] / 100  # one program has one objective
+    near = {group: max(1, round(middle * widths[-1])) for group, widths in candidates.items()}
+    gains = search.objective.gains({**search.grouping.full_widths, **near})[0]
+    levels, bound, _ = _solve_planned(search, search.problem(gains, candidates), limits)
+    gain = sum(map(gains.total, levels))
     share = bound / gain if gain > 0 else 1.0
     seconds = (time.monotonic() - started) / len(percents)
     return [
-        Level(percent, widths, search.gains.total(widths) * share, seconds)
+        Level(percent, widths, gains, gains.total(widths) * share, seconds)
         for percent, widths in zip(percents, levels, strict=True)
     ]
 
@@ -292,7 +388,7 @@ def _fuller(search: Search, problem: Problem, level: Level, limits: Limits) -> L
             found.append(replace(level, widths=widths, bound=solution.bound))
     if not found:
         return level
-    best = max(found, key=lambda other: search.gains.total(other.widths))
+    best = max(found, key=lambda other: other.gain)
     return replace(best, bound=max(other.bound for other in found))
 
 
@@ -306,5 +402,5 @@ def _grown(search: Search, grid: Grid, levels: Sequence[Level], number: int) -> 
         changed = [*widths[:number], trial, *widths[number + 1 :]]
         return not violations(search.model, budget, trial) and search.fits_board(changed, number)
 
-    problem = search.problem(grid, lower=level.widths, upper=upper)
+    problem = search.problem(level.gains, grid.candidates(lower=level.widths, upper=upper))
     return replace(level, widths=grow(problem, level.widths, fits))

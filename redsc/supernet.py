@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from redsc import calibrate, checkpoint, groups, ir, loss
-from redsc.data import Data, Task
+from redsc import calibrate, checkpoint, cost, finetune, groups, ir, loss, objective
+from redsc.data import Data, Split, Task
 from redsc.distribution import Cluster, moments
 from redsc.groups import Grouping, Widths
 from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
@@ -35,6 +35,15 @@ _NARROWEST = 0.2
 _SPREAD = 0.5
 """Each group's share is the common one times exp(-_SPREAD … _SPREAD)."""
 
+_SHARE = 0.25
+_STEPS = (60, 400)
+"""Steps at random widths: a share of those that train the levels, within bounds."""
+
+_EVALUATION_MACS = 1e9
+_EVALUATION_SAMPLES = (64, 512)
+"""Samples on which widths are measured: as many as take this much work, within bounds."""
+
+_LEAST_LOSS = 1e-6
 _LEARNING_RATE = 1e-3
 _WARMUP_STEPS = 20
 _DISTILLATION = 0.5
@@ -171,20 +180,34 @@ class Supernet:
         full = self.grouping.full_widths
         masks = [self.mask(full)]
         for _ in range(_WIDTHS_PER_STEP):
-            common = np.exp(generator.uniform(np.log(_NARROWEST), 0))
-            masks.append(self.mask(near(self.grouping, common, generator)))
+            share = np.exp(generator.uniform(np.log(_NARROWEST), 0))
+            around = full | {g.name: round(share * g.units) for g in self.grouping.free}
+            masks.append(self.mask(objective.near(self.grouping, around, generator, _SPREAD)))
         return np.stack(masks)
 
 
-def near(
-    grouping: Grouping, share: float, generator: np.random.Generator, spread: float = _SPREAD
-) -> dict[str, int]:
-    """Random widths around a share of every free group's units, at least one unit each."""
-    widths = grouping.full_widths
-    for group in grouping.free:
-        units = group.units * share * np.exp(generator.uniform(-spread, spread))
-        widths[group.name] = int(np.clip(round(units), 1, group.units))
-    return widths
+def steps(options: finetune.Options, train: Split) -> int:
+    """Steps at random widths, for a training of the levels with these options."""
+    later = finetune.epochs(options, train) * Batches(train, options.batch_size, 0).steps
+    return int(np.clip(_SHARE * later, *_STEPS))
+
+
+def measure(network: Supernet, data: Data, seed: int) -> Callable[[Sequence[Widths]], np.ndarray]:
+    """How good widths are: the geometric mean of their validation and training loss.
+
+    Validation data is what counts, but often little; the loss on as many training samples is less
+    noisy and tells what a level has capacity for.
+    """
+    count = int(np.clip(_EVALUATION_MACS / cost.macs(network.graph), *_EVALUATION_SAMPLES))
+    calibration, _ = data.train.sample(count, seed)
+    splits = [data.train.sample(count, seed + 1), data.validation.sample(count, seed)]
+    task: Task = data.task
+
+    def losses(level_widths: Sequence[Widths]) -> np.ndarray:
+        parts = [network.losses(level_widths, calibration, x, y, task) for x, y in splits]
+        return np.exp(np.mean(np.log(np.maximum(parts, _LEAST_LOSS)), axis=0))
+
+    return losses
 
 
 def train(

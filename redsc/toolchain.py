@@ -85,7 +85,7 @@ def offline_core() -> Path:
     """
     require_platformio()
     version = _scons_package_version()
-    core = _cache_root() / f"platformio-{importlib.metadata.version('platformio')}-{version}"
+    core = cache_root() / f"platformio-{importlib.metadata.version('platformio')}-{version}"
     if (core / "packages" / "tool-scons" / "scons.py").is_file():
         return core
     try:
@@ -109,7 +109,7 @@ def offline_core() -> Path:
     return core
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
     """A folder for what can be made again: REDSC_CACHE_DIR, the virtual environment, the user's."""
     if chosen := os.environ.get("REDSC_CACHE_DIR"):
         return Path(chosen).absolute()
@@ -189,7 +189,7 @@ def build(project_dir: Path, environment: str, workspace_dir: Path | None = None
     }
     if environment.endswith("_tflm"):
         # Its some hundred files take minutes, once.
-        variables["PLATFORMIO_BUILD_CACHE_DIR"] = str(_cache_root() / "objects")
+        variables["PLATFORMIO_BUILD_CACHE_DIR"] = str(cache_root() / "objects")
         variables[TFLM_VARIABLE] = os.environ.get(TFLM_VARIABLE, "")
     command = [sys.executable, "-m", "platformio", "run", "-e", environment]
     finished = run(command, project_dir, BUILD_TIMEOUT_SECONDS, variables)

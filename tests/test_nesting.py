@@ -19,6 +19,7 @@ from redsc.knapsack import Limits, build
 from redsc.memory import plan_level
 from redsc.milp import solve
 from redsc.nesting import SearchOptions, find_levels
+from redsc.search import Fixed
 
 REFERENCES = [graphs.ds_cnn(), graphs.resnet(), graphs.autoencoder(), graphs.mobilenet_v1()]
 
@@ -27,9 +28,14 @@ def scratch(graph):
     return {op.name: 4 * op.kernel.shape[-2] for op in graph.linear_ops}
 
 
+def kept(graph, importance):
+    """The objective of keeping importance."""
+    return Fixed(gains(graph, find_groups(graph), importance))
+
+
 def search(graph, **options):
-    grouping = find_groups(graph)
-    return find_levels(graph, grouping, sorted_importance(graph), SearchOptions(**options))
+    objective = kept(graph, sorted_importance(graph))
+    return find_levels(graph, find_groups(graph), objective, SearchOptions(**options))
 
 
 def sliced(graph, level):
@@ -174,7 +180,7 @@ def test_levels_of_any_network_nest_within_every_limit(graph, data):
     grouping = find_groups(graph)
     importance = random_importance(graph, data.draw(st.integers(0, 99)))
     try:
-        nesting = find_levels(graph, grouping, importance, options)
+        nesting = find_levels(graph, grouping, kept(graph, importance), options)
     except InfeasibleError:
         smallest = {
             g.name: g.units if g.fixed else min(step, g.units) for g in grouping.groups.values()
@@ -327,11 +333,11 @@ def test_infeasible_names_the_smallest_level(budget):
 
 def test_infeasible_names_the_smallest_flash_with_the_plans_structure():
     graph, options = graphs.vgg(), SearchOptions(percents=(50, 100))
-    grouping, importance = find_groups(graph), sorted_importance(graph)
+    grouping, objective = find_groups(graph), kept(graph, sorted_importance(graph))
 
     def limited(max_flash_bytes):
         settings = replace(options, max_flash_bytes=max_flash_bytes)
-        return flash.find_levels(graph, grouping, importance, settings)
+        return flash.find_levels(graph, grouping, objective, settings, "per-level")
 
     with pytest.raises(InfeasibleError, match="--max-flash-bytes") as error:
         limited(500)
@@ -346,13 +352,14 @@ def test_infeasible_names_the_smallest_flash_with_the_plans_structure():
 
 def test_flash_that_dropped_levels_leave_is_used():
     graph, limit = graphs.vgg(), 4000
-    grouping, importance = find_groups(graph), sorted_importance(graph)
-    found = flash.find_levels(graph, grouping, importance, SearchOptions(max_flash_bytes=limit))
-    kept = tuple(level.percent for level in found.levels)
+    grouping, objective = find_groups(graph), kept(graph, sorted_importance(graph))
+    limited = SearchOptions(max_flash_bytes=limit)
+    found = flash.find_levels(graph, grouping, objective, limited, "per-level")
+    percents = tuple(level.percent for level in found.levels)
     assert found.dropped == found.warnings[: len(found.dropped)]
-    assert len(kept) + len(found.dropped) == 4
-    again = SearchOptions(percents=kept, max_flash_bytes=limit)
-    asked = flash.find_levels(graph, grouping, importance, again)
+    assert len(percents) + len(found.dropped) == 4
+    again = SearchOptions(percents=percents, max_flash_bytes=limit)
+    asked = flash.find_levels(graph, grouping, objective, again, "per-level")
     assert found.levels[-1].gain >= asked.levels[-1].gain
 
 
@@ -435,7 +442,7 @@ def test_a_network_without_choices():
 def test_unimportant_weights_still_use_the_budget():
     graph = graphs.ds_cnn()
     zero = {op.name: np.zeros(op.kernel.shape) for op in graph.linear_ops}
-    nesting = find_levels(graph, find_groups(graph), zero, SearchOptions())
+    nesting = find_levels(graph, find_groups(graph), kept(graph, zero), SearchOptions())
     check_maximal(graph, SearchOptions(), nesting, 4)
 
 

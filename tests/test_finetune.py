@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from redsc import calibrate, data, finetune, groups, importance, ir, loss, quantize, training
+from redsc.errors import UsageError
 from redsc.finetune import Options
 from redsc.level_network import LevelNetwork, SharedKernels
-from redsc.tf_network import predict
+from redsc.tf_network import forward, predict
 from tests import graphs
 
 
@@ -235,6 +236,117 @@ def test_training_ends_early_without_improvement(monkeypatch):
         graph, grouping, widths, task_data(graph.input.shape), options, lambda *a: seen.append(a)
     )
     assert len(seen) == 3  # the first is the best, two more are no better
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_interrupted_training_resumes_with_the_same_result(tmp_path, monkeypatch, streamed):
+    monkeypatch.setattr(finetune, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "STREAM_STEPS", 3)
+    graph = depthwise()
+    grouping, widths = level_widths(graph)
+    dataset = task_data(graph.input.shape)
+    if streamed:
+        split = dataset.train
+        stream = data.Split(split.x, split.y, lambda _: zip(split.x, split.y, strict=True))
+        dataset = replace(dataset, train=stream)
+    options = Options(epochs=4, int8_from=0.5, learning_rate=1e-2)
+
+    def run(stop_after=None, folder=tmp_path, **changes):
+        seen = []
+
+        def progress(epoch, epochs, text):
+            seen.append(text)
+            if epoch == stop_after:
+                raise Stopped
+
+        levels = finetune.finetune(
+            graph, grouping, widths, dataset, replace(options, **changes), progress, folder=folder
+        )
+        return levels, seen
+
+    whole, lines = run(folder=None)
+    for stop in (2, 4):  # the third epoch is the first after the stop
+        with pytest.raises(Stopped):
+            run(stop)
+    resumed, rest = run()
+    assert rest == lines[3:]
+    for level, twin in zip(whole, resumed, strict=True):
+        for op, same in zip(level.linear_ops, twin.linear_ops, strict=True):
+            assert np.array_equal(op.kernel, same.kernel)
+            for name in ("gamma", "beta", "mean", "variance"):
+                assert np.array_equal(getattr(op.norm, name), getattr(same.norm, name))
+    _, other = run(seed=1)  # another training does not take it up
+    assert len(other) == 4
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"not a checkpoint")
+    _, anew = run()
+    assert anew == lines
+
+
+@pytest.mark.parametrize("tables", ["multipliers", "everything"])
+@pytest.mark.parametrize("epochs", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_levels_share_what_their_tables_share(tables, epochs):
+    graph = mixed()
+    grouping, widths = level_widths(graph, (0.5, 0.75, 1.0))
+    dataset = task_data(graph.input.shape)
+    options = Options(epochs=epochs, tables=tables, learning_rate=1e-2, batch_size=16)
+    levels = finetune.finetune(graph, grouping, widths, dataset, options)
+    assert_nested(levels, widths)
+    store = groups.find_groups(levels[-1])
+    for level, chosen in zip(levels[:-1], widths[:-1], strict=True):
+        wide = groups.select_units(levels[-1], store, groups.prefixes(chosen))
+        own = []
+        for op, of_widest in zip(level.linear_ops, wide.linear_ops, strict=True):
+            assert np.array_equal(op.scale, of_widest.scale), op.name
+            own.append(not np.array_equal(op.offset, of_widest.offset))
+        assert any(own) == (tables == "multipliers")
+
+
+@pytest.mark.slow
+def test_class_weights_and_hints_change_what_is_learnt():
+    graph = depthwise()
+    grouping, widths = level_widths(graph)
+    dataset = task_data(graph.input.shape, distance=0.3)
+
+    def predicted(**options):
+        (*_, full) = finetune.finetune(
+            graph, grouping, widths, dataset,
+            Options(epochs=4, learning_rate=1e-2, distillation=0.0, batch_size=16, **options),
+        )  # fmt: skip
+        return loss.predictions(predict(full, dataset.train.x), full)
+
+    heavy = predicted(class_weights=(2.8, 0.1, 0.1))
+    light = predicted(class_weights=(0.1, 1.45, 1.45))
+    assert np.mean(heavy == 0) > np.mean(light == 0) + 0.2
+    levels = [
+        finetune.finetune(
+            graph, grouping, widths, dataset,
+            Options(epochs=3, learning_rate=1e-2, hints=weight, teacher="original"),
+        )
+        for weight in (0.0, 30.0)
+    ]  # fmt: skip
+
+    def distance(level):
+        name = graph.linear_ops[-1].inputs[0]
+        ours, theirs = (forward(g, dataset.train.x)[name].numpy() for g in (level, graph))
+        return np.mean((ours - theirs[..., : ours.shape[-1]]) ** 2)
+
+    plain, hinted = (distance(trained[0]) for trained in levels)
+    assert hinted < plain
+
+
+def test_weights_that_are_not_one_per_level_are_refused():
+    graph = depthwise()
+    grouping, widths = level_widths(graph)
+    with pytest.raises(UsageError, match="3 weights for 2 levels"):
+        finetune.finetune(
+            graph, grouping, widths, task_data(graph.input.shape), Options(loss_weights=(1, 1, 1))
+        )
 
 
 @pytest.mark.parametrize("count", range(1, 11))

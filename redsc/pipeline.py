@@ -88,7 +88,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     output.check_replaceable(options.output)
     progress.stage("import the model")
     model = importer.load(options.model)
-    graph = passes.lower(model.graph)
+    graph = original = passes.lower(model.graph)
     grouping = groups.find_groups(graph)
     log.info("%s: %d ops, %d groups of units", model.format, len(graph.ops), len(grouping.free))
     warnings = list(model.warnings)
@@ -162,7 +162,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         if ladder.outputs is not None:
             project.write_outputs(staging, ladder.outputs)
         progress.stage("measure accuracy")
-        measured = quality.evaluate(network, tflites, ladder, dataset, samples, progress)
+        measured = quality.evaluate(original, network, tflites, ladder, dataset, samples, progress)
 
         warnings += quality.fidelity_warnings(measured.levels)
         _refuse_warnings(options, warnings)
@@ -214,7 +214,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             **class_plots.draw(result, measured.confusion),
             **importance_plots.draw(result, ranking),
         }
-        project.write_report(staging, result, tables, pictures)
+        project.write_report(staging, result, tables, pictures, measured.predictions)
         progress.stage(f"put {options.output} in place")
     checkpoint.forget(checkpoints)
     return result

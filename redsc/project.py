@@ -111,8 +111,10 @@ def write_report(
     result: Mapping[str, Any],
     tables: Mapping[str, str],
     pictures: Mapping[str, bytes],
+    predictions: Mapping[str, np.ndarray],
 ) -> None:
-    """report/: JSON, CSV and plots; `tables` and `pictures` are more of them, by file name."""
+    """report/: JSON, CSV, plots and predictions.npz, which is left out where there are none;
+    `tables` and `pictures` are more of them, by file name."""
     folder = directory / "report"
     folder.mkdir()
     texts = {
@@ -120,5 +122,7 @@ def write_report(
     }  # fmt: skip
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+    if predictions:
+        np.savez_compressed(folder / "predictions.npz", **dict(predictions))  # type: ignore[arg-type]
     for name, png in {**plots.draw(result), **pictures}.items():
         (folder / name).write_bytes(png)

@@ -49,15 +49,19 @@ class Quality:
     """What outputs say of the levels: the report's keys of each, and those of all.
 
     confusion: by arithmetic, float or int8, a matrix per level as `classification.confusion`
-    makes it; empty unless there are classes and test samples.
+    makes it; empty unless there are classes and test samples. predictions: arrays of
+    report/predictions.npz, "true" (samples,), "original" (samples,), float and int8 (levels,
+    samples); empty likewise.
     """
 
     levels: list[dict[str, Any]]
     shared: dict[str, Any]
     confusion: Mapping[str, Sequence[np.ndarray]]
+    predictions: Mapping[str, np.ndarray]
 
 
 def evaluate(
+    original: ir.Graph,
     network: QuantizedNetwork,
     tflites: Sequence[bytes],
     ladder: verify.Ladder,
@@ -67,6 +71,8 @@ def evaluate(
     class_names: Sequence[str] | None = None,
 ) -> Quality:
     """Fidelity to the level's own float network, and what the test split says, per level.
+
+    original: the network as it was given, which the test split is asked about too.
 
     int8 outputs come from the host's proven kernels, else from the interpreter; without either
     they are not measured. Anything but a classifier has mean_squared_error instead of accuracy.
@@ -97,11 +103,24 @@ def evaluate(
             facts, matrix = _classified(network, answers[number], test.y, kind)
             level.update({f"{name}_{kind}": fact for name, fact in facts.items()})
             confusion.setdefault(kind, []).append(matrix)
-    shared = {
+    shared: dict[str, Any] = {
         "classes": _class_facts(confusion["float"][0], class_names) if confusion else None,
         "agreement": _agreement(network, dataset, int8),
+        "original": {"accuracy": None, "mean_squared_error": None},
     }
-    return Quality(levels, shared, confusion)
+    predictions: dict[str, np.ndarray] = {}
+    if dataset is not None and test is not None:
+        given = tf_network.predict(original, x)
+        name = "accuracy" if dataset.task == "classification" else "mean_squared_error"
+        shared["original"][name] = loss.score(given, test.y, original, dataset.task)
+        if confusion:
+            predictions = {"true": test.y, "original": loss.predictions(given, original)}
+            for kind, of_levels in outputs.items():
+                made = [loss.predictions(output, network.graph) for output in of_levels]
+                predictions[kind] = np.stack(made)
+    smallest = np.uint8 if confusion and len(confusion["float"][0]) <= 256 else np.uint16
+    small = {name: array.astype(smallest) for name, array in predictions.items()}
+    return Quality(levels, shared, confusion, small)
 
 
 def _classified(

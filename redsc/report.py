@@ -186,7 +186,7 @@ def _draw(report: Json, console: Any) -> None:
     model, flash, search = report["model"], report["flash"], report["search"]
     table = level_table(
         f"{Path(model['path']).name}: {_number(model['parameters'])} parameters, "
-        f"{_number(model['macs'])} MACs",
+        f"{_number(model['macs'])} MACs{_original(report)}",
         report["levels"],
     )
     for row in rows(report):
@@ -205,6 +205,16 @@ def _draw(report: Json, console: Any) -> None:
         console.print(line, markup=False, soft_wrap=True)
     for warning in report["warnings"]:
         console.print(f"warning {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _original(report: Json) -> str:
+    """How good the network was before, in float; reports of earlier versions do not say."""
+    original = report.get("original", {})
+    if original.get("accuracy") is not None:
+        return f", accuracy {100 * original['accuracy']:.2f} %"
+    if original.get("mean_squared_error") is not None:
+        return f", mean squared error {original['mean_squared_error']:.4g}"
+    return ""
 
 
 def print_classes(directory: Path, report: Json) -> None:

@@ -76,7 +76,7 @@ def evaluate(network: Any, dataset: data.Data | None, samples: measure.Samples) 
     tflites = [tflite.write(level) for level in network.levels]
     ladder = verify.Ladder(tuple(verify.Verdict() for _ in network.levels))
     with Progress() as progress:
-        return quality.evaluate(network, tflites, ladder, dataset, samples, progress)
+        return quality.evaluate(network.graph, network, tflites, ladder, dataset, samples, progress)
 
 
 @pytest.mark.parametrize(

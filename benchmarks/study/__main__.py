@@ -1,0 +1,124 @@
+"""Trains redsc's levels, their rivals and ablations on spoken digits; hours, resumable.
+
+    python benchmarks/study run RECORDINGS [--processes N] [--only TEXT] [--minutes M]
+    python benchmarks/study report
+
+RECORDINGS is the folder of the Free Spoken Digit Dataset's wav files. `run` does, one by one, the
+jobs that benchmarks/study/results.jsonl does not hold yet, and may be stopped at any time.
+`report` writes docs/results.md's tables and plots from that file alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "examples" / "speech")]
+RESULTS = HERE / "results.jsonl"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """This process's share of the jobs; further processes are started once."""
+    others = [
+        subprocess.Popen([*_command(arguments), "--processes", "1"])
+        for _ in range(arguments.processes - 1)
+    ]
+    if len(others) or arguments.processes == 1:
+        _work(arguments)
+    for other in others:
+        other.wait()
+
+
+def _command(arguments: argparse.Namespace) -> list[str]:
+    return [
+        sys.executable, str(HERE), "run", str(arguments.recordings), "--only", arguments.only,
+        "--minutes", str(arguments.minutes), "--folder", str(arguments.folder),
+    ]  # fmt: skip
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    import jobs
+    import work
+
+    from redsc.tf_network import tensorflow
+
+    threading = tensorflow().config.threading
+    threading.set_intra_op_parallelism_threads(1)  # a process per core is quicker than threads
+    threading.set_inter_op_parallelism_threads(1)
+    workshop = work.Workshop(arguments.recordings, arguments.folder)
+    ends = time.monotonic() + 60 * arguments.minutes
+    while time.monotonic() < ends:
+        done = work.read_results(RESULTS)
+        job = _claim(
+            arguments.folder,
+            [j for j in jobs.all_jobs() if arguments.only in j.key and _ready(j, done)],
+        )
+        if job is None:
+            return
+        print(f"{time.strftime('%H:%M:%S')} {job.key}", flush=True)
+        try:
+            result = work.run(workshop, job, done)
+        finally:
+            _lock_file(arguments.folder, job).unlink(missing_ok=True)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(json.dumps(result) + "\n")
+
+
+def _ready(job, done) -> bool:
+    import dataclasses
+
+    import jobs
+
+    needed = job.method == jobs.SCRATCH
+    return job.key not in done and (
+        not needed or dataclasses.replace(job, method="redsc").key in done
+    )
+
+
+def _lock_file(folder: Path, job) -> Path:
+    return folder / "claims" / job.key.replace("/", "_")
+
+
+def _claim(folder: Path, candidates):
+    """The first job that no living process works on."""
+    for job in candidates:
+        path = _lock_file(folder, job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("x") as file:
+                file.write(str(os.getpid()))
+            return job
+        except FileExistsError:
+            text = path.read_text() if path.exists() else ""
+            if text.isdigit() and not Path(f"/proc/{text}").exists():
+                path.unlink(missing_ok=True)
+                return _claim(folder, candidates)
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("run")
+    command.add_argument("recordings", type=Path)
+    command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    command.add_argument("--only", default="", help="jobs whose key holds this text")
+    command.add_argument("--minutes", type=float, default=1e6, help="start no job after these")
+    command.add_argument("--folder", type=Path, default=HERE / "work")
+    command.set_defaults(run=run)
+    command = commands.add_parser("report")
+    command.set_defaults(run=lambda _: __import__("tables").write(RESULTS))
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

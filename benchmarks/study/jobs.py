@@ -1,0 +1,62 @@
+"""What the study trains, in the order in which it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+INDEX = "index"
+"""The data set's own test split: every speaker is in all splits. Else without-SPEAKER."""
+
+SEEDS = (0, 1, 2)
+PERCENTS = (25, 50, 75, 100)
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "redsc": {},
+    "uniform": {"objective": "uniform"},
+    "random order": {"importance": "random"},
+    "magnitude": {"importance": "magnitude"},
+    "shared batch-norm": {"tables": "everything"},
+    "shared multipliers": {"tables": "multipliers"},
+    "no distillation": {"distillation": 0.0},
+    "original teaches": {"teacher": "original"},
+    "no int8 in training": {"int8_from": 1.0},
+    "importance sums": {"objective": "importance"},
+    "harmonic": {"objective": "harmonic"},
+    "2 levels": {"levels": (50.0, 100.0)},
+    "10 levels": {"levels": tuple(float(percent) for percent in range(10, 101, 10))},
+}
+"""Options of redsc compile by which a method differs from the default."""
+
+SCRATCH = "scratch"
+"""A network of each level's widths, as redsc found them, trained on its own for as many steps."""
+
+
+@dataclass(frozen=True)
+class Job:
+    family: str
+    split: str
+    seed: int
+    method: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.family}/{self.split}/{self.seed}/{self.method}"
+
+
+def all_jobs() -> Iterator[Job]:
+    """DS-CNN against uniform widths and scratch on all splits; its ablations; other families."""
+    splits = (INDEX, *(f"without-{speaker}" for speaker in SPEAKERS))
+    for seed in SEEDS:
+        for split in splits:
+            for method in ("redsc", "uniform", SCRATCH):
+                yield Job("ds_cnn_s", split, seed, method)
+    for seed in SEEDS:
+        for method in list(METHODS)[2:]:
+            yield Job("ds_cnn_s", INDEX, seed, method)
+    for seed in SEEDS:
+        for family in ("cnn", "dense", "resnet"):
+            for method in ("redsc", "uniform"):
+                yield Job(family, INDEX, seed, method)

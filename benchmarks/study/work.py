@@ -1,0 +1,189 @@
+"""Does one job of the study: trains, compiles, and asks the test split once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import spoken_digits
+import train
+from jobs import INDEX, METHODS, PERCENTS, SCRATCH, Job
+from networks import FAMILIES
+
+from redsc import data, pipeline, supernet
+from redsc.config import CompileOptions
+from redsc.finetune import Options
+from redsc.progress import Progress
+from redsc.tf_network import tensorflow
+
+BATCH_SIZE = 64
+BASE_STEPS = 1200
+EPOCHS = 2
+CLASSES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Workshop:
+    """`recordings` is the Free Spoken Digit Dataset's folder; files are made in `folder`."""
+
+    recordings: Path
+    folder: Path
+
+    def dataset(self, split: str) -> Path:
+        """npz of a split; validation and test recordings clean, then again with noise."""
+        path = self.folder / f"{split}.npz"
+        with _only_once(path) as missing:
+            if missing:
+                everything = spoken_digits.read(self.recordings)
+                left_out = None if split == INDEX else split.removeprefix("without-")
+                masks = spoken_digits.split(everything, left_out)
+                arrays = spoken_digits.dataset(everything, masks, noisy=False, seed=0)
+                rest = {name: mask for name, mask in masks.items() if name != "train"}
+                noisy = spoken_digits.dataset(everything, rest, noisy=True, seed=1)
+                for name, array in noisy.items():
+                    arrays[name] = np.concatenate([arrays[name], array])
+                _save(path, lambda file: np.savez(file, **arrays))
+        return path
+
+    def load(self, split: str, seed: int) -> data.Data:
+        return data.load(str(self.dataset(split)), (49, 10, 1), (CLASSES,), seed, BATCH_SIZE)
+
+    def base(self, family: str, split: str, seed: int) -> Path:
+        """The trained full network that all methods start from."""
+        path = self.folder / f"{family}-{split}-{seed}.h5"
+        with _only_once(path) as missing:
+            if missing:
+                network = self.trained(family, None, split, seed, BASE_STEPS)
+                temporary = path.with_suffix(".new.h5")
+                network.save(temporary)
+                temporary.replace(path)
+        return path
+
+    def trained(
+        self, family: str, widths: tuple[int, ...] | None, split: str, seed: int, steps: int
+    ) -> Any:
+        tensorflow()
+        import tf_keras as keras
+
+        keras.utils.set_random_seed(seed)
+        network = FAMILIES[family](keras, CLASSES, widths)
+        train.train(network, self.load(split, seed).train, steps, seed)
+        return network
+
+    def compiled(self, model: Path, split: str, seed: int, **options: Any) -> dict[str, Any]:
+        """What `redsc compile` reports, and each level's accuracies, clean and noisy."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            return self._compiled(Path(folder) / "build", model, split, seed, **options)
+
+    def _compiled(
+        self, output: Path, model: Path, split: str, seed: int, **options: Any
+    ) -> dict[str, Any]:
+        settings = CompileOptions(
+            model, output, data=str(self.dataset(split)), seed=seed, batch_size=BATCH_SIZE,
+            verify=False, **{"epochs": EPOCHS, **options},
+        )  # fmt: skip
+        with Progress() as progress:
+            report = pipeline.compile_model(settings, progress)
+        assert report is not None
+        predictions = dict(np.load(output / "report" / "predictions.npz"))
+        levels = []
+        for number, level in enumerate(report["levels"]):
+            accuracies = {
+                f"{kind}_{part}": accuracy
+                for kind in ("float", "int8")
+                for part, accuracy in _accuracies(predictions[kind][number], predictions["true"])
+            }
+            groups = [name for name in level["widths"] if name not in report["fixed_groups"]]
+            levels.append(
+                {
+                    "percent": level["budget_percent"],
+                    "macs_percent": level["macs_percent"],
+                    "widths": [level["widths"][name] for name in groups],
+                    **accuracies,
+                }
+            )
+        return {
+            "original": dict(_accuracies(predictions["original"], predictions["true"])),
+            "levels": levels,
+            "search_seconds": report["search"]["seconds"],
+            "proven_optimal": report["search"]["proven_optimal"],
+            "seconds": report["seconds"],
+        }
+
+
+def run(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[str, Any]:
+    """The result of a job; `done` holds earlier results by key."""
+    started = time.monotonic()
+    if job.method == SCRATCH:
+        result = _from_scratch(workshop, job, done)
+    else:
+        base = workshop.base(job.family, job.split, job.seed)
+        result = workshop.compiled(base, job.split, job.seed, **METHODS[job.method])
+    return {
+        "key": job.key, **dataclasses.asdict(job), **result,
+        "job_seconds": round(time.monotonic() - started, 1),
+    }  # fmt: skip
+
+
+def _from_scratch(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[str, Any]:
+    """Each of redsc's levels as a network of its own; the full one too."""
+    found = done[dataclasses.replace(job, method="redsc").key]
+    samples = workshop.load(job.split, job.seed).train
+    options = Options(epochs=EPOCHS, batch_size=BATCH_SIZE)
+    fine_tuning = EPOCHS * (len(samples) // BATCH_SIZE) + supernet.steps(options, samples)
+    levels = []
+    for percent, level in zip(PERCENTS, found["levels"], strict=True):
+        network = workshop.trained(
+            job.family, tuple(level["widths"]), job.split, job.seed + 100, BASE_STEPS + fine_tuning
+        )
+        path = workshop.folder / f"scratch-{job.family}-{job.split}-{job.seed}-{percent}.h5"
+        network.save(path)
+        alone = workshop.compiled(path, job.split, job.seed, levels=(100.0,), epochs=0)
+        levels.append({**alone["levels"][0], "percent": percent})
+    return {"original": None, "levels": levels}
+
+
+def _accuracies(predicted: np.ndarray, true: np.ndarray) -> Iterator[tuple[str, float]]:
+    """Of the clean recordings and of the noisy ones, which follow them."""
+    half = math.ceil(len(true) / 2)
+    for part, chosen in (("clean", slice(None, half)), ("noisy", slice(half, None))):
+        yield part, float(np.mean(predicted[chosen] == true[chosen]))
+
+
+@contextmanager
+def _only_once(path: Path) -> Iterator[bool]:
+    """Whether `path` must be made; other processes wait meanwhile."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not path.exists()
+
+
+def _save(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        write(file)
+    temporary.replace(path)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Results by key; a line that was cut off by an interruption is left out."""
+    results = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                result = json.loads(line)
+            except ValueError:
+                continue
+            results[result["key"]] = result
+    return results

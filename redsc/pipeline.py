@@ -175,9 +175,9 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             "model": measure.model_facts(options, model, graph, faithful),
             "input": measure.input_facts(network, samples),
             "levels": [
-                {**level, **found, **measure.verdict_facts(verdict)}
-                for level, found, verdict in zip(
-                    levels, measured.levels, ladder.verdicts, strict=True
+                {**level, "widths_from": widths.origin, **facts, **measure.verdict_facts(verdict)}
+                for level, widths, facts, verdict in zip(
+                    levels, found.levels, measured.levels, ladder.verdicts, strict=True
                 )
             ],
             "importance": importance_facts,
@@ -195,7 +195,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             "search": {
                 "budget": list(options.budget),
                 "solver": found.solver,
-                "seconds": round(found.seconds, 3),
+                "seconds": round(sum(level.seconds for level in found.levels), 3),
                 "proven_optimal": found.proven_optimal,
                 "gap": found.gap,
                 "objective": _objective_name(options),

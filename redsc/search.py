@@ -116,7 +116,8 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Level:
-    """A level under way: `bound` is an upper bound of its gain, `seconds` went into finding it."""
+    """A level under way: `bound` is an upper bound of its gain, `seconds` went into solving its
+    programs, measuring left out."""
 
     percent: float
     widths: dict[str, int]
@@ -260,7 +261,6 @@ def _top_down(search: Search, grid: Grid, percents: Sequence[float]) -> list[Lev
 def _best_level(search: Search, candidates: Candidates, percent: float, limits: Limits) -> Level:
     """The best of several levels: optima of all the objective's gains near the uniform widths,
     and those themselves."""
-    started = time.monotonic()
 
     def fits(widths: dict[str, int]) -> bool:
         return not violations(search.model, limits, widths) and not search.excess_bytes(widths)
@@ -271,7 +271,7 @@ def _best_level(search: Search, candidates: Candidates, percent: float, limits: 
         return Level(percent, largest, gains, gains.total(largest), seconds=0.0)
     uniform = _uniform(search, candidates, fits)
     first, *others = search.objective.gains(uniform or largest)
-    levels = []
+    levels, started = [], time.monotonic()
     if uniform is not None and (others or search.objective.uniform_alone):
         widths = grow(search.problem(first, candidates), uniform, fits)
         levels = [Level(percent, widths, first, first.total(widths), 0.0, "uniform")]
@@ -280,12 +280,13 @@ def _best_level(search: Search, candidates: Candidates, percent: float, limits: 
             problem = search.problem(gains, candidates)
             level = _solve_level(search, problem, percent, limits, fits)
             levels.append(replace(level, origin="alternative" if number else "optimum"))
+    seconds = time.monotonic() - started
     # Of equal widths the optimum is kept, before the uniform ones.
     different = {tuple(level.widths.values()): level for level in reversed(levels)}
     different |= {tuple(x.widths.values()): x for x in levels if x.origin == "optimum"}
     levels = list(different.values())
     chosen = levels[search.objective.choose([level.widths for level in levels])]
-    return replace(chosen, seconds=time.monotonic() - started)
+    return replace(chosen, seconds=seconds)
 
 
 def _uniform(

@@ -465,3 +465,36 @@ def test_grids(graph, step, data):
     for name, finer in grid.relaxations():
         assert finer.candidates()[name][0] <= smallest[name]
         assert finer != grid
+
+
+def test_tables_are_shared_only_where_flash_asks_for_it():
+    """Fewer bytes allowed: first nothing shared, then multipliers, then everything, then fewer."""
+    graph = graphs.ds_cnn(32, 3, (12, 6, 1), 4)
+    grouping, objective = find_groups(graph), kept(graph, sorted_importance(graph))
+    full = cost.weights_bytes(graph)
+    chosen = []
+    for extra in (20_000, 6_500, 5_500, 4_400, 3_800):
+        options = SearchOptions(max_flash_bytes=full + extra)
+        found = flash.find_levels(graph, grouping, objective, options)
+        widths = [level.widths for level in found.levels]
+        model = cost.cost_model(graph, grouping, tables=found.tables)
+        used = model.weights_bytes(widths[-1]) + sum(map(model.table_bytes, widths))
+        used += flash.structure_bytes(graph, grouping, widths)
+        assert used <= full + extra
+        assert bool(found.tables != "per-level") == any("share" in w for w in found.warnings)
+        chosen.append((cost.TABLES.index(found.tables), len(found.levels)))
+    assert chosen == sorted(chosen, key=lambda pair: (pair[0], -pair[1]))
+    assert {tables for tables, _ in chosen} == {0, 1, 2}
+    asked = flash.find_levels(graph, grouping, objective, SearchOptions(), "multipliers")
+    assert asked.tables == "multipliers"
+
+
+def test_shared_tables_are_counted_as_the_plan_stores_them():
+    graph = graphs.ds_cnn(16, 2, (8, 6, 1), 3)
+    grouping = find_groups(graph)
+    for tables, shared in cost.SHARED_TABLE_BYTES.items():
+        model, plain = (cost.cost_model(graph, grouping, tables=t) for t in (tables, "per-level"))
+        widths = grouping.full_widths
+        channels = cost.table_bytes(graph) // cost.TABLE_BYTES_PER_CHANNEL
+        assert model.table_bytes(widths) == channels * (9 - shared)
+        assert model.weights_bytes(widths) - plain.weights_bytes(widths) == channels * shared

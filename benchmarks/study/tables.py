@@ -1,0 +1,167 @@
+"""The study as tables and a plot: docs/results.md between its marks, docs/img/study.png."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jobs import INDEX, METHODS, PERCENTS, SCRATCH, SPEAKERS, all_jobs
+from work import read_results
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+BEGIN, END = "<!-- study: begin -->\n", "<!-- study: end -->\n"
+PARTS = ("clean", "noisy")
+COLOURS = {"redsc": "#1b3a5c", "uniform": "#e07b39", SCRATCH: "#6fbcb0"}
+
+Result = Mapping[str, Any]
+Accuracy = Callable[[Result, int], float]
+
+
+def write(results: Path) -> None:
+    """Replaces what stands between the marks in docs/results.md."""
+    done = list(read_results(results).values())
+    path = DOCS / "results.md"
+    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    text = "\n".join(_sections(done))
+    path.write_text(before + BEGIN + text + "\n" + END + after, encoding="utf-8")
+    _plot(done, DOCS / "img" / "study.png")
+    print(f"wrote {path}")
+
+
+def _sections(done: Sequence[Result]) -> Iterable[str]:
+    total = sum(1 for _ in all_jobs())
+    yield f"{len(done)} of the study's {total} jobs are done.\n"
+    splits = (("all six speakers left out in turn", SPEAKERS), ("index split", (INDEX,)))
+    for title, of in splits:
+        names = [split if split == INDEX else f"without-{split}" for split in of]
+        chosen = [r for r in done if r["family"] == "ds_cnn_s" and r["split"] in names]
+        for part in PARTS:
+            yield f"### DS-CNN-S, {title}, {part}\n"
+            methods = ("redsc", "uniform", SCRATCH)
+            yield _table(methods, [_row(chosen, m, _level_accuracy("int8", part)) for m in methods])
+            yield _differences(chosen, part)
+    chosen = [r for r in done if r["family"] == "ds_cnn_s" and r["split"] == INDEX]
+    yield "### Ablations, DS-CNN-S, index split, noisy\n"
+    four = [method for method in METHODS if "levels" not in METHODS[method]]
+    yield _table(four, [_row(chosen, m, _level_accuracy("int8", "noisy")) for m in four])
+    yield "### Other families, index split, noisy\n"
+    labels, rows = [], []
+    for family in ("cnn", "dense", "resnet"):
+        of_family = [r for r in done if r["family"] == family]
+        for method in ("redsc", "uniform"):
+            labels.append(f"{family}, {method}")
+            rows.append(_row(of_family, method, _level_accuracy("int8", "noisy")))
+    yield _table(labels, rows)
+    yield "### int8 against float, redsc, all splits and families\n"
+    redsc = [r for r in done if r["method"] == "redsc"]
+    loss = [_loss(redsc, number) for number in range(len(PERCENTS))]
+    yield _table(["int8 - float, pp"], [loss])
+
+
+def _level_accuracy(kind: str, part: str) -> Accuracy:
+    return lambda result, number: 100 * result["levels"][number][f"{kind}_{part}"]
+
+
+def _row(results: Sequence[Result], method: str, accuracy: Accuracy) -> list[str]:
+    """Mean ± deviation over seeds (of the mean over splits), per level."""
+    row = []
+    for number in range(len(PERCENTS)):
+        by_seed: defaultdict[int, list[float]] = defaultdict(list)
+        for result in results:
+            if result["method"] == method and len(result["levels"]) == len(PERCENTS):
+                by_seed[result["seed"]].append(accuracy(result, number))
+        means = [float(np.mean(values)) for values in by_seed.values()]
+        row.append(_mean(means))
+    return row
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread}"
+
+
+def _differences(results: Sequence[Result], part: str) -> str:
+    """redsc minus its rivals, paired by split and seed: mean ± standard error."""
+    by_key = {(r["split"], r["seed"], r["method"]): r for r in results}
+    accuracy = _level_accuracy("int8", part)
+    labels, rows = [], []
+    for rival in ("uniform", SCRATCH):
+        pairs = [
+            (result, by_key[split, seed, rival])
+            for (split, seed, method), result in by_key.items()
+            if method == "redsc" and (split, seed, rival) in by_key
+        ]
+        row = []
+        for number in range(len(PERCENTS)):
+            values = [accuracy(a, number) - accuracy(b, number) for a, b in pairs]
+            error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+            row.append(f"{np.mean(values):+.2f} ± {error:.2f}" if values else "-")
+        labels.append(f"redsc - {rival}, {len(pairs)} pairs")
+        rows.append(row)
+    originals = [
+        100 * (r["levels"][-1][f"float_{part}"] - r["original"][part])
+        for r in results
+        if r["method"] == "redsc"
+    ]
+    labels.append("full level - original, float")
+    rows.append(["", "", "", _mean(originals)])
+    return _table(labels, rows)
+
+
+def _loss(results: Sequence[Result], number: int) -> str:
+    values = [
+        100 * (r["levels"][number][f"int8_{part}"] - r["levels"][number][f"float_{part}"])
+        for r in results
+        for part in PARTS
+    ]
+    return _mean(values)
+
+
+def _table(labels: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [
+        f"| | {' | '.join(f'{percent} %' for percent in PERCENTS)} |",
+        "|---|" + "---:|" * len(PERCENTS),
+        *(f"| {label} | {' | '.join(row)} |" for label, row in zip(labels, rows, strict=True)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _plot(done: Sequence[Result], path: Path) -> None:
+    """int8 accuracy against true MACs: one panel per kind of split and recordings."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.8), constrained_layout=True)
+    shown = ((INDEX, "noisy"), ("without", "clean"), ("without", "noisy"))
+    for axes, (split, part) in zip(panels, shown, strict=True):
+        for method, colour in COLOURS.items():
+            chosen = [
+                r for r in done
+                if r["family"] == "ds_cnn_s" and r["split"].startswith(split)
+                and r["method"] == method
+            ]  # fmt: skip
+            if not chosen:
+                continue
+            accuracy = _level_accuracy("int8", part)
+            values = np.array([[accuracy(r, n) for n in range(len(PERCENTS))] for r in chosen])
+            error = values.std(axis=0) / np.sqrt(len(values))
+            axes.errorbar(
+                PERCENTS, values.mean(axis=0), error, marker="o", label=method, color=colour
+            )
+        what = "known speakers" if split == INDEX else "unknown speaker"
+        axes.set_title(f"{what}, {part}", loc="left", fontweight="bold")
+        axes.set_xlabel("MACs, % of the full network")
+        axes.grid(axis="y", color="#eef1f4")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("int8 accuracy, %")
+    panels[0].legend(frameon=False)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    pyplot.close(figure)

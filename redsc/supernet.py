@@ -231,12 +231,10 @@ def train(
         descent = Descent(cluster, network.variables, _LEARNING_RATE, steps, _WARMUP_STEPS)
     file = None
     if folder is not None:
-        start = [variable.numpy() for variable in network.variables]
+        start = _state(network).values()
         name = checkpoint.digest("supernet", steps, batch_size, seed, *start, data.train.x)
         file = folder / f"{name}.npz"
-        if (found := checkpoint.load(file)) is not None:
-            for number, variable in enumerate(network.variables):
-                variable.assign(found[f"{number}"])
+        if _resumed(network, file, cluster):
             return network
     batches = Batches(data.train, batch_size, seed)
     task: Task = data.task
@@ -259,6 +257,24 @@ def train(
             break
         epoch += 1
     if file is not None and cluster.is_chief:
-        values = {f"{n}": variable.numpy() for n, variable in enumerate(network.variables)}
-        checkpoint.save(file, values)
+        checkpoint.save(file, _state(network))
     return network
+
+
+def _state(network: Supernet) -> checkpoint.Arrays:
+    return {f"{number}": variable.numpy() for number, variable in enumerate(network.variables)}
+
+
+def _resumed(network: Supernet, file: Path, cluster: Cluster) -> bool:
+    """Puts the network where the chief's file, if it has one, says."""
+    state = _state(network)
+    found = checkpoint.load(file) if cluster.is_chief else None
+    known = found is not None and found.keys() == state.keys()
+    if found is None or not known:
+        found = state
+    told = cluster.from_chief({"known": np.array(float(known)), **found})
+    if not told["known"]:
+        return False
+    for number, variable in enumerate(network.variables):
+        variable.assign(told[f"{number}"])
+    return True

@@ -15,6 +15,7 @@ import pytest
 
 from redsc import distribution
 from redsc.errors import UsageError
+from redsc.tf_network import tensorflow
 
 WORKER = Path(__file__).with_name("training_worker.py")
 SECONDS = 300
@@ -126,6 +127,49 @@ def test_a_killed_worker_ends_the_others_and_training_resumes(tmp_path, alone):
         for name, value in dict(np.load(result)).items():
             if name != "replicas":
                 np.testing.assert_allclose(value, weights[name], atol=2e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_workers_compile_one_project(tmp_path):
+    """The command itself: the chief writes the project, the other one only trains."""
+    graph_inputs = np.random.default_rng(0).normal(size=(160, 8, 6, 1)).astype(np.float32)
+    labels = (graph_inputs.mean(axis=(1, 2, 3)) > 0).astype(np.int64)
+    np.savez(tmp_path / "data.npz", x_train=graph_inputs, y_train=labels)
+    tensorflow()
+    import tf_keras as keras
+
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential(
+        [
+            keras.Input((8, 6, 1)),
+            layers.Conv2D(8, 3, use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+    network.save(tmp_path / "model.h5")
+    command = [
+        sys.executable, "-m", "redsc", "compile", str(tmp_path / "model.h5"), "--data",
+        str(tmp_path / "data.npz"), "--levels", "50,100", "--epochs", "2", "--no-verify",
+        "--strategy", "multi-worker", "--batch-size", "16",
+    ]  # fmt: skip
+    workers = [
+        subprocess.Popen(
+            [*command, "-o", str(tmp_path / f"build-{number}")], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "TF_CONFIG": config, "REDSC_CACHE_DIR": str(tmp_path / "cache")},
+        )
+        for number, config in enumerate(configs(2))
+    ]  # fmt: skip
+    outputs = [worker.communicate(timeout=SECONDS)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert "wrote" in outputs[0]
+    assert "the chief writes the project" in outputs[1]
+    assert (tmp_path / "build-0" / "report" / "report.json").is_file()
+    assert not (tmp_path / "build-1").exists()
+    assert not list((tmp_path / "cache" / "training").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -163,18 +163,26 @@ def analyze(model: Path, as_json: bool) -> None:
     "--batch-size", type=int, metavar="N", help="Samples per training step.  [default: 32]"
 )
 @click.option(
-    "--learning-rate", type=float, metavar="R", help="Largest rate of training.  [default: 0.001]"
+    "--learning-rate",
+    type=float,
+    metavar="R",
+    help="Largest rate of training.  [default: by data size]",
 )
 @click.option(
     "--distillation",
     type=float,
     metavar="S",
-    help="Share of a level's loss that comes from its teacher.  [default: 0.5]",
+    help="Share of a level's loss that comes from its teacher.  [default: by data size]",
 )
 @click.option(
     "--teacher",
     metavar="full|original",
-    help="Whose outputs the narrow levels learn from.  [default: full]",
+    help="Whose outputs the narrow levels learn from.  [default: by data size]",
+)
+@click.option(
+    "--mixing/--no-mixing",
+    default=None,
+    help="Train on samples mixed in pairs.  [default: by data size]",
 )
 @click.option(
     "--hints",

@@ -63,9 +63,10 @@ class CompileOptions:
     min_width: int | None = None
     epochs: int | None = None
     batch_size: int = BATCH_SIZE
-    learning_rate: float = 1e-3
-    distillation: float = 0.5
-    teacher: Teacher = "full"
+    learning_rate: float | None = None
+    distillation: float | None = None
+    teacher: Teacher | None = None
+    mixing: bool | None = None
     hints: float = 0.0
     int8_from: float = 0.6
     all_levels: bool = False
@@ -271,11 +272,12 @@ def _check(options: CompileOptions) -> None:
     latency_ms = options.max_latency_ms
     if latency_ms is not None and not 0 < latency_ms < math.inf:
         raise UsageError(f"max-latency-ms: {latency_ms:g} must be above 0")
-    if not 0 < options.learning_rate < math.inf:
-        raise UsageError(f"learning-rate: {options.learning_rate:g} must be above 0")
+    rate = options.learning_rate
+    if rate is not None and not 0 < rate < math.inf:
+        raise UsageError(f"learning-rate: {rate:g} must be above 0")
     for name in ("distillation", "int8_from"):
         value = getattr(options, name)
-        if not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             raise UsageError(f"{name.replace('_', '-')}: {value:g} must lie in 0 … 1")
     if not 0 <= options.hints < math.inf:
         raise UsageError(f"hints: {options.hints:g} must not be negative")

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +22,13 @@ import numpy as np
 from redsc import calibrate, checkpoint, distribution, groups, ir, loss
 from redsc.checkpoint import Arrays
 from redsc.cost import Tables
-from redsc.data import BATCH_SIZE, Data, Split
+from redsc.data import BATCH_SIZE, Data
 from redsc.distribution import Cluster
 from redsc.errors import UsageError
 from redsc.groups import Grouping, Widths
 from redsc.level_network import LevelNetwork, SharedKernels, share_ranges
-from redsc.tf_network import Tensor, forward, tensorflow
-from redsc.training import Batches, Descent
+from redsc.tf_network import Tensor, forward, predict, tensorflow
+from redsc.training import Batches, Descent, mixed
 
 log = logging.getLogger("redsc")
 
@@ -38,6 +38,9 @@ Progress = Callable[[int, int, str], None]
 _SAMPLES_SEEN = 60_000
 _EPOCHS = (10, 40)
 """Default epochs: as many as see about _SAMPLES_SEEN samples, within these bounds."""
+
+_FEW_SAMPLES = 2000
+"""Fewer training samples than these are few."""
 
 _NORM_SAMPLES = 512
 """Training samples on which batch-norm statistics and activation ranges are measured."""
@@ -54,28 +57,31 @@ _CHECKPOINT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Options:
-    """epochs None: chosen by the size of the training set. 0: batch-norm re-estimated alone.
+    """None: chosen by the size of the training set, see `suited`.
 
-    distillation: share of a level's loss that comes from its teacher's output, the rest from the
-    labels. teacher: of the narrow levels, "full" the widest level at the same step, "original" the
-    network as it was given, which always teaches the widest one. hints: weight of a further loss,
-    the squared distance of the last hidden units from the teacher's same units in their standard
-    deviations (FitNets: Romero et al., ICLR 2015); a reconstruction beside the classification.
-    int8_from: part of the epochs after which rounding to int8 is simulated, if it pays; 1 never
-    does. patience: epochs without a better validation score before training ends; None is a third
-    of the epochs, at least 4. loss_weights: one per level, narrowest first; None weighs all levels
-    alike (the REDS paper, arXiv 2311.13349, takes the square root of each level's parameter
-    share). class_weights: one per class, mean 1. all_levels: every level in every step, instead
-    of the sandwich when there are more than four. tables: what the levels share of them.
+    epochs 0: batch-norm re-estimated alone. distillation: share of a level's loss that comes from
+    its teacher's output, the rest from the labels. teacher: of the narrow levels, "full" the
+    widest level at the same step, "original" the network as it was given, which always teaches
+    the widest one. mixing: every sample is mixed with another one, which lets a teacher say more
+    than the data does. hints: weight of a further loss, the squared distance of the last hidden
+    units from the teacher's same units in their standard deviations (FitNets: Romero et al., ICLR
+    2015); a reconstruction beside the classification. int8_from: part of the epochs after which
+    rounding to int8 is simulated, if it pays; 1 never does. patience: epochs without a better
+    validation score before training ends; None is a third of the epochs, at least 4.
+    loss_weights: one per level, narrowest first; None weighs all levels alike (the REDS paper,
+    arXiv 2311.13349, takes the square root of each level's parameter share). class_weights: one
+    per class, mean 1. all_levels: every level in every step, instead of the sandwich when there
+    are more than four. tables: what the levels share of them.
     """
 
     epochs: int | None = None
     seed: int = 0
     batch_size: int = BATCH_SIZE
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     warmup_steps: int = 40
-    distillation: float = 0.5
-    teacher: Literal["full", "original"] = "full"
+    distillation: float | None = None
+    teacher: Literal["full", "original"] | None = None
+    mixing: bool | None = None
     hints: float = 0.0
     int8_from: float = 0.6
     patience: int | None = None
@@ -83,6 +89,30 @@ class Options:
     class_weights: tuple[float, ...] | None = None
     all_levels: bool = False
     tables: Tables = "per-level"
+
+
+def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
+    """`options` with what is None chosen for this training data.
+
+    Few labels teach a network less than it knows already. So all levels then learn from the
+    original network's answers, on mixed samples, as far as these are right for the data, which
+    keeps the widest level what it was.
+    """
+    train = data.train
+    few = train.stream is None and len(train) < _FEW_SAMPLES
+    chosen: dict[str, Any] = {
+        "epochs": int(np.clip(round(_SAMPLES_SEEN / len(train)), *_EPOCHS)),
+        "learning_rate": 5e-4 if few else 1e-3,
+        "teacher": "original" if few else "full",
+        "mixing": few,
+    }
+    if options.distillation is None:
+        chosen["distillation"] = 0.5
+        if few and data.task == "classification":
+            right = loss.score(predict(graph, train.x), train.y, graph, data.task)
+            chosen["distillation"] = max(0.5, right)
+    missing = {name: value for name, value in chosen.items() if getattr(options, name) is None}
+    return replace(options, **missing)
 
 
 def finetune(
@@ -106,22 +136,21 @@ def finetune(
     `warnings`. Raises ClusterError when another worker is gone, UsageError for weights that are not
     one per level.
     """
-    options = options or Options()
+    options = suited(options or Options(), graph, data)
     if options.loss_weights is not None and len(options.loss_weights) != len(level_widths):
         raise UsageError(
             f"loss-weights: {len(options.loss_weights)} weights for {len(level_widths)} levels"
         )
     x, _ = data.train.sample(_NORM_SAMPLES, options.seed)
     levels = untrained(graph, grouping, level_widths, x, options.tables)
-    count = epochs(options, data.train)
-    if count == 0:
+    if options.epochs == 0:
         return levels
     cluster = cluster or distribution.connect("one-device")
     warnings = warnings if warnings is not None else []
-    trainer = _Trainer(graph, levels, level_widths, data, options, count, cluster)
+    trainer = _Trainer(graph, levels, level_widths, data, options, cluster)
     file = None
     if folder is not None:
-        name = _digest(graph, level_widths, data, options, count)
+        name = _digest(graph, level_widths, data, options)
         file = folder / f"{name}.npz"
     with cluster.explained():
         best = _train(trainer, progress or _no_progress, warnings, file)
@@ -132,9 +161,7 @@ def _no_progress(epoch: int, epochs: int, text: str) -> None:
     pass
 
 
-def _digest(
-    graph: ir.Graph, level_widths: Sequence[Widths], data: Data, options: Options, epochs: int
-) -> str:
+def _digest(graph: ir.Graph, level_widths: Sequence[Widths], data: Data, options: Options) -> str:
     norms = [op.norm for op in graph.linear_ops]
     arrays = [
         *(op.kernel for op in graph.linear_ops),
@@ -142,14 +169,7 @@ def _digest(
         *(array for split in (data.train, data.validation) for array in (split.x, split.y)),
     ]
     widths = [sorted(level.items()) for level in level_widths]
-    return checkpoint.digest(widths, options, epochs, *arrays)
-
-
-def epochs(options: Options, train: Split) -> int:
-    """As asked for, else by the size of the training set."""
-    if options.epochs is not None:
-        return options.epochs
-    return int(np.clip(round(_SAMPLES_SEEN / len(train)), *_EPOCHS))
+    return checkpoint.digest(widths, options, *arrays)
 
 
 def _float_epochs(share: float, epochs: int) -> int:
@@ -212,11 +232,13 @@ class _Trainer:
         level_widths: Sequence[Widths],
         data: Data,
         options: Options,
-        epochs: int,
         cluster: Cluster,
     ) -> None:
         tf = tensorflow()
-        self.original, self.data, self.options, self.epochs = graph, data, options, epochs
+        assert options.epochs is not None
+        assert options.learning_rate is not None
+        self.original, self.data, self.options = graph, data, options
+        self.epochs = options.epochs
         self.cluster = cluster
         self.batches = Batches(data.train, options.batch_size, options.seed)
         self.probe = tf.constant(data.train.sample(_NORM_SAMPLES, options.seed)[0])
@@ -233,7 +255,7 @@ class _Trainer:
                 cluster,
                 self._trainable(self.levels),
                 options.learning_rate,
-                epochs * self.batches.steps,
+                self.epochs * self.batches.steps,
                 options.warmup_steps,
             )
         self._compiled: dict[tuple[tuple[int, ...], bool], Any] = {}
@@ -244,10 +266,12 @@ class _Trainer:
     def run_epoch(self, epoch: int, quantized: bool) -> float:
         """All steps of an epoch; the mean loss."""
         losses = []
+        generator = np.random.default_rng((self.options.seed, epoch, 1))
         for number, (x, y) in enumerate(self.batches.epoch(epoch), epoch * self.batches.steps):
             self.descent.at_step(number)
             chosen = _levels_of_step(number, len(self.levels), self.options.all_levels)
-            losses.append(self._step(chosen, quantized)(x, y))
+            samples = mixed(x, y, generator) if self.options.mixing else (x, y)
+            losses.append(self._step(chosen, quantized)(samples))
         return float(np.mean([float(value) for value in losses]))
 
     def _step(self, chosen: tuple[int, ...], quantized: bool) -> Any:
@@ -255,27 +279,44 @@ class _Trainer:
         if key not in self._compiled:
             levels = [self.levels[number] for number in chosen]
             self._compiled[key] = self.descent.compile(
-                self._trainable(levels), lambda x, y: self._loss(levels, x, y, quantized)
+                self._trainable(levels), lambda *batch: self._loss(levels, quantized, *batch)
             )
         return self._compiled[key]
 
-    def _loss(self, levels: list[LevelNetwork], x: Tensor, y: Tensor, quantized: bool) -> Tensor:
+    def _loss(
+        self,
+        levels: list[LevelNetwork],
+        quantized: bool,
+        x: Tensor,
+        y: Tensor,
+        y_other: Tensor | None = None,
+        share: Tensor | None = None,
+    ) -> Tensor:
         """Weighted mean over levels, widest first, of loss on labels and distance from the teacher.
 
-        The original network teaches the widest level, and that one, or itself, the others.
+        The original network teaches the widest level, and that one, or itself, the others. Of
+        mixed samples y is the target of a share, y_other that of the rest.
         """
         tf, task, options = tensorflow(), self.data.task, self.options
+        soft_share = options.distillation
+        assert soft_share is not None
         teacher, terms, weights = forward(self.original, x), [], []
         kernels = self.kernels.read(quantized)
         widest: dict[str, tuple[Tensor, Tensor]] = {}
-        importances = _sample_weights(options.class_weights, y)
+
+        def labelled(level: LevelNetwork, values: Mapping[str, Tensor], y: Tensor) -> Tensor:
+            weights = _sample_weights(options.class_weights, y)
+            return loss.per_sample(level.graph, values, y, task) * weights
+
         grouping = groups.find_groups(self.original)
         for place, level in enumerate(levels):
             statistics = {} if place else widest
             values = level.forward(x, True, quantized, kernels, statistics, widest)
-            hard = loss.per_sample(level.graph, values, y, task) * importances
+            hard = labelled(level, values, y)
+            if share is not None:
+                hard = share * hard + (1 - share) * labelled(level, values, y_other)
             soft = loss.distillation(level.graph, values, teacher, task)
-            total = (1 - options.distillation) * hard + options.distillation * soft
+            total = (1 - soft_share) * hard + soft_share * soft
             if options.hints:
                 hidden = level.graph.linear_ops[-1].inputs[0]
                 theirs = tf.gather(teacher[hidden], level.index_in(grouping, hidden), axis=-1)

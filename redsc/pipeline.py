@@ -352,7 +352,7 @@ def _objective(
         return Fixed(objective.harmonic(grouping), uniform_alone=name == "uniform")
     assert dataset is not None
     settings = _training(options, dataset)
-    steps = supernet.steps(settings, dataset.train)
+    steps = supernet.steps(settings, graph, dataset)
     network = supernet.train(
         graph, grouping, dataset, steps, options.batch_size, options.seed, cluster, progress.step,
         checkpoints,
@@ -403,6 +403,7 @@ def _training(options: CompileOptions, dataset: data.Data) -> finetune.Options:
         learning_rate=options.learning_rate,
         distillation=options.distillation,
         teacher=options.teacher,
+        mixing=options.mixing,
         hints=options.hints,
         int8_from=options.int8_from,
         loss_weights=options.loss_weights,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from redsc import calibrate, checkpoint, cost, finetune, groups, ir, loss, objective
-from redsc.data import Data, Split, Task
+from redsc.data import Data, Task
 from redsc.distribution import Cluster, moments
 from redsc.groups import Grouping, Widths
 from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
@@ -35,7 +35,7 @@ _NARROWEST = 0.2
 _SPREAD = 0.5
 """Each group's share is the common one times exp(-_SPREAD … _SPREAD)."""
 
-_SHARE = 0.25
+SHARE = 0.25
 _STEPS = (60, 400)
 """Steps at random widths: a share of those that train the levels, within bounds."""
 
@@ -187,10 +187,12 @@ class Supernet:
         return np.stack(masks)
 
 
-def steps(options: finetune.Options, train: Split) -> int:
+def steps(options: finetune.Options, graph: ir.Graph, data: Data) -> int:
     """Steps at random widths, for a training of the levels with these options."""
-    later = finetune.epochs(options, train) * Batches(train, options.batch_size, 0).steps
-    return int(np.clip(_SHARE * later, *_STEPS))
+    epochs = finetune.suited(options, graph, data).epochs
+    assert epochs is not None
+    later = epochs * Batches(data.train, options.batch_size, 0).steps
+    return int(np.clip(SHARE * later, *_STEPS))
 
 
 def measure(network: Supernet, data: Data, seed: int) -> Callable[[Sequence[Widths]], np.ndarray]:
@@ -246,7 +248,7 @@ def train(
     while number < steps:
         for x, y in batches.epoch(epoch):
             descent.at_step(number)
-            value = float(step(x, y, network.random_masks(generator)))
+            value = float(step((x, y), network.random_masks(generator)))
             number += 1
             if number % 25 == 0 or number == steps:
                 progress(number, steps, f"random widths, loss {value:.4g}")

@@ -86,9 +86,9 @@ class Descent:
     def compile(
         self, variables: Sequence[Any], batch_loss: Callable[..., Tensor]
     ) -> Callable[..., Tensor]:
-        """A step on `variables`: global batch x, y and further arguments to its mean loss.
+        """A step on `variables`: global batch and further arguments to its mean loss.
 
-        batch_loss(x, y, *rest) is the mean loss of one replica's rows.
+        batch_loss(*samples, *rest) is the mean loss of one replica's rows of the batch's arrays.
         """
         tf, strategy = tensorflow(), self._cluster.strategy
 
@@ -108,7 +108,21 @@ class Descent:
             total = strategy.run(update_replica, args=arguments)
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, total, axis=None)
 
-        def step(x: np.ndarray, y: np.ndarray, *rest: Any) -> Tensor:
-            return update(*self._cluster.rows(x, y), *rest)
+        def step(samples: tuple[np.ndarray, ...], *rest: Any) -> Tensor:
+            return update(*self._cluster.rows(*samples), *rest)
 
         return step
+
+
+def mixed(
+    x: np.ndarray, y: np.ndarray, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every sample mixed with another one of the batch (mixup: Zhang et al., ICLR 2018).
+
+    Returns inputs share · x + (1 - share) · x_other, targets y and y_other, and the shares,
+    float32 (samples,), in 0.5 … 1.
+    """
+    share = generator.uniform(0.5, 1.0, len(x)).astype(np.float32)
+    other = generator.permutation(len(x))
+    weight = share.reshape(-1, *[1] * (x.ndim - 1))
+    return weight * x + (1 - weight) * x[other], y, y[other], share

@@ -333,6 +333,7 @@ def test_files_are_written_together_or_not_at_all(
 
 def compile_small(folder: Path, levels: str = "50,100") -> Path:
     """A build with two levels."""
+    zoo.keras2().backend.clear_session()  # layers are named anew, whatever was built before
     zoo.ZOO["ds_cnn"]("small").save(folder / "net.h5")
     result = run("compile", folder / "net.h5", "-o", folder / "built", "--levels", levels)
     assert result.returncode == 0, result.stderr

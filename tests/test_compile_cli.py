@@ -87,7 +87,10 @@ def test_the_output_is_complete(built: Path, model: Path) -> None:
     )  # fmt: skip
     assert board["estimated_flash_used_bytes"] > report["flash"]["tables_bytes"] + 85_328
     assert board["estimated_ram_used_bytes"] > report["levels"][1]["arena_bytes"] + 47_112
-    assert set(report["search"]) == {"budget", "solver", "seconds", "proven_optimal", "gap"}
+    assert set(report["search"]) == {
+        "budget", "solver", "seconds", "proven_optimal", "gap", "objective", "tables",
+    }  # fmt: skip
+    assert report["search"]["objective"] == "harmonic"
     assert set(report["model"]) >= {"path", "sha256", "parameters", "macs"}
     assert any("accuracy is unmeasured" in warning for warning in report["warnings"])
     assert (built / "model.tflite").read_bytes() == (built / "levels/level_1.tflite").read_bytes()
@@ -383,4 +386,6 @@ def test_limits_hold_for_the_real_plan(
     report = json.loads(result.stdout)
     assert report["flash"]["weights_bytes"] + report["flash"]["tables_bytes"] <= max_flash
     assert all(level["arena_bytes"] <= max_ram for level in report["levels"])
-    assert any("RAM or flash" in warning for warning in report["warnings"])
+    told = [w for w in report["warnings"] if "RAM or flash" in w or "levels share" in w]
+    assert told
+    assert (report["search"]["tables"] == "per-level") == ("levels share" not in " ".join(told))

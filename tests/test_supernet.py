@@ -85,10 +85,14 @@ def test_divergence_ends_it_early():
 
 
 def test_steps_are_a_share_of_the_training():
-    split = data.Split(np.zeros((3200, 1), np.float32), np.zeros(3200, np.int64))
-    assert supernet.steps(finetune.Options(epochs=10), split) == 250
-    assert supernet.steps(finetune.Options(epochs=1), split) == 60
-    assert supernet.steps(finetune.Options(epochs=100), split) == 400
+    graph = depthwise()
+    x = np.zeros((3200, *graph.input.shape), np.float32)
+    split = data.Split(x, np.zeros(3200, np.int64))
+    dataset = data.Data("classification", split, split, None)
+    steps = [
+        supernet.steps(finetune.Options(epochs=count), graph, dataset) for count in (10, 1, 100)
+    ]
+    assert steps == [250, 60, 400]
 
 
 @pytest.mark.slow

@@ -20,7 +20,6 @@ from networks import FAMILIES
 
 from redsc import data, pipeline, supernet
 from redsc.config import CompileOptions
-from redsc.finetune import Options
 from redsc.progress import Progress
 from redsc.tf_network import tensorflow
 
@@ -137,8 +136,8 @@ def _from_scratch(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[st
     """Each of redsc's levels as a network of its own; the full one too."""
     found = done[dataclasses.replace(job, method="redsc").key]
     samples = workshop.load(job.split, job.seed).train
-    options = Options(epochs=EPOCHS, batch_size=BATCH_SIZE)
-    fine_tuning = EPOCHS * (len(samples) // BATCH_SIZE) + supernet.steps(options, samples)
+    steps = EPOCHS * (len(samples) // BATCH_SIZE)
+    fine_tuning = steps + round(supernet.SHARE * steps)
     levels = []
     for percent, level in zip(PERCENTS, found["levels"], strict=True):
         network = workshop.trained(

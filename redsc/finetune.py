@@ -39,7 +39,7 @@ _SAMPLES_SEEN = 60_000
 _EPOCHS = (10, 40)
 """Default epochs: as many as see about _SAMPLES_SEEN samples, within these bounds."""
 
-_FEW_SAMPLES = 2000
+_FEW_SAMPLES = 1000
 """Fewer training samples than these are few."""
 
 _NORM_SAMPLES = 512

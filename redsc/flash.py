@@ -49,6 +49,8 @@ def find_levels(
     if best is None:
         assert error is not None
         raise error
+    if len(best.levels) == 1:  # shares with nobody
+        best = replace(best, tables="per-level")
     if best.tables == "per-level":
         return best
     shared = f"--max-flash-bytes leaves no room for tables per level: levels share {best.tables}"

@@ -386,6 +386,6 @@ def test_limits_hold_for_the_real_plan(
     report = json.loads(result.stdout)
     assert report["flash"]["weights_bytes"] + report["flash"]["tables_bytes"] <= max_flash
     assert all(level["arena_bytes"] <= max_ram for level in report["levels"])
-    told = [w for w in report["warnings"] if "RAM or flash" in w or "levels share" in w]
+    told = [w for w in report["warnings"] if "RAM and flash" in w or "levels share" in w]
     assert told
     assert (report["search"]["tables"] == "per-level") == ("levels share" not in " ".join(told))

@@ -273,8 +273,7 @@ def _best_level(search: Search, candidates: Candidates, percent: float, limits: 
     first, *others = search.objective.gains(uniform or largest)
     levels, started = [], time.monotonic()
     if uniform is not None and (others or search.objective.uniform_alone):
-        widths = grow(search.problem(first, candidates), uniform, fits)
-        levels = [Level(percent, widths, first, first.total(widths), 0.0, "uniform")]
+        levels = [Level(percent, uniform, first, first.total(uniform), 0.0, "uniform")]
     if not (levels and search.objective.uniform_alone):
         for number, gains in enumerate((first, *others)):
             problem = search.problem(gains, candidates)
@@ -292,7 +291,8 @@ def _best_level(search: Search, candidates: Candidates, percent: float, limits: 
 def _uniform(
     search: Search, candidates: Candidates, fits: Callable[[dict[str, int]], bool]
 ) -> dict[str, int] | None:
-    """The largest common share of all groups' units, rounded down to candidates, that fits."""
+    """The largest common share of all groups' units, rounded down to candidates, that fits; then
+    group after group its next candidate, that of the smallest share first."""
     full = search.grouping.full_widths
     shares = sorted({width / full[g] for g, widths in candidates.items() for width in widths})
     for share in reversed(shares):
@@ -301,8 +301,21 @@ def _uniform(
             for group, choices in candidates.items()
         }
         if fits(widths):
+            break
+    else:
+        return None
+    while True:
+        wider = [
+            {**widths, group: min(w for w in choices if w > widths[group])}
+            for group, choices in sorted(
+                candidates.items(), key=lambda item: widths[item[0]] / full[item[0]]
+            )
+            if choices[-1] > widths[group]
+        ]
+        grown = next((trial for trial in wider if fits(trial)), None)
+        if grown is None:
             return widths
-    return None
+        widths = grown
 
 
 def _solve_level(

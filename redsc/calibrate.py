@@ -8,7 +8,7 @@ linear op holds the statistics of kernel · x + bias, and only such norms are us
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -338,14 +338,6 @@ def _least_error(counts: np.ndarray, extremes: Range) -> Range:
     high = float(min(_CLIPPING * high, key=lambda clipped: error(low, clipped)))
     low = float(min(_CLIPPING * low, key=lambda clipped: error(clipped, high))) if low else 0.0
     return low, high
-
-
-def union(ranges: Sequence[Mapping[str, Range]]) -> dict[str, Range]:
-    """Of every tensor the range that holds all of them."""
-    return {
-        name: (min(own[name][0] for own in ranges), max(own[name][1] for own in ranges))
-        for name in ranges[0]
-    }
 
 
 def recalibrate_norms(graph: ir.Graph, x: np.ndarray, mean_only: bool = False) -> ir.Graph:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from redsc import toolchain
+from redsc.distribution import Cluster
 from redsc.errors import UsageError
 
 log = logging.getLogger("redsc")
@@ -44,6 +45,7 @@ def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
+            # numpy's types take any name for its own keyword, allow_pickle
             np.savez(file, **dict(arrays))  # type: ignore[arg-type]
         temporary.replace(path)
     except OSError as error:
@@ -65,6 +67,15 @@ def load(path: Path) -> Arrays | None:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         log.warning("%s: not a checkpoint (%s); training starts anew", path, error)
         return None
+
+
+def load_chiefs(path: Path, like: Arrays, cluster: Cluster) -> Arrays | None:
+    """The chief's file, on every worker, if it holds arrays of the names and shapes of `like`."""
+    found = load(path) if cluster.is_chief else None
+    known = found is not None and found.keys() == like.keys()
+    arrays = found if found is not None and known else like
+    told = cluster.from_chief({"known": np.array(float(known)), **arrays})
+    return told if told.pop("known") else None
 
 
 def digest(*parts: Any) -> str:

@@ -38,9 +38,6 @@ MOST_LEVELS = 16
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
-_TEXTS = ("str", "Teacher", "Tables", "Name")
-"""Beginnings of the types of options that are text in a file."""
-
 _LARGEST_INPUT = 1e30
 """Beyond it a network's float32 sums overflow."""
 
@@ -177,7 +174,7 @@ def _convert(path: Path, key: str, value: Any) -> Any:
         case "data":
             if isinstance(value, str):
                 return _beside(path.parent, value)
-        case _ if kind.startswith(_TEXTS) and isinstance(value, str):
+        case _ if kind.removesuffix(" | None") not in _KINDS and isinstance(value, str):
             return value
         case _ if kind.startswith("bool") and isinstance(value, bool):
             return value

@@ -412,15 +412,12 @@ class _Run:
     def resume(cls, file: Path, trainer: _Trainer) -> _Run:
         """Where the chief's checkpoint, if there is one, left off; the trainer is put there."""
         state = trainer.state()
-        arrays: Arrays = {"run": np.full(5, -1.0)}
-        arrays |= {f"{part}/{name}": v for part in ("now", "best") for name, v in state.items()}
-        found = checkpoint.load(file) if trainer.cluster.is_chief else None
-        if found is not None and found.keys() == arrays.keys():
-            arrays = found
-        arrays = trainer.cluster.from_chief(arrays)
-        epoch, quantized, score, negative_loss, best_epoch = arrays["run"].tolist()
-        if epoch < 0:
+        like: Arrays = {"run": np.zeros(5)}
+        like |= {f"{part}/{name}": v for part in ("now", "best") for name, v in state.items()}
+        arrays = checkpoint.load_chiefs(file, like, trainer.cluster)
+        if arrays is None:
             return cls()
+        epoch, quantized, score, negative_loss, best_epoch = arrays["run"].tolist()
         log.warning("training goes on after epoch %d of %d", epoch, trainer.epochs)
         trainer.restore({name: arrays[f"now/{name}"] for name in state})
         trainer.batches.skip(int(epoch))

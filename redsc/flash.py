@@ -98,7 +98,8 @@ def _levels_of(search: Search) -> Nesting:
     # What was reserved for the structure of levels that were dropped is the others'.
     kept = tuple(level.percent for level in found.levels)
     again = _levels_of(replace(search, options=replace(options, percents=kept)))
-    if again.levels[-1].gain < found.levels[-1].gain:
+    gain = search.objective.prior.total  # gains measured around different widths do not compare
+    if gain(again.levels[-1].widths) < gain(found.levels[-1].widths):
         return found
     return replace(
         again,

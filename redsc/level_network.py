@@ -100,7 +100,7 @@ class LevelNetwork:
     ) -> None:
         tf = tensorflow()
         self._tables: Tables = "per-level" if widest is None else tables
-        self._widest = widest
+        self._widest = None if tables == "per-level" else widest
         self.kernels, self.graph = kernels, graph
         self._units = groups.prefixes({name: widths[name] for name in kernels.grouping.groups})
         self._index = {
@@ -144,7 +144,7 @@ class LevelNetwork:
         return tensorflow().gather(values, self._index[op])
 
     def _gamma(self, op: str) -> Tensor:
-        if self._widest is None or self._tables == "per-level":
+        if self._widest is None:
             return self.gamma[op]
         return self._shared(op, self._widest.gamma[op])
 
@@ -204,7 +204,7 @@ class LevelNetwork:
     def _batch_moments(
         self, op: str, product: Tensor, widest: Moments | None
     ) -> tuple[Tensor, Tensor]:
-        if self._widest is None or self._tables == "per-level":
+        if self._widest is None:
             return distribution.moments(product)
         assert widest is not None
         mean, variance = (self._shared(op, value) for value in widest[op])

@@ -107,9 +107,11 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     ranking = importance.rank(graph, grouping, scores)
     graph, scores = importance.reorder(graph, grouping, scores)
 
-    progress.stage("probe widths")
+    training = _training(options, graph, dataset)
     checkpoints = checkpoint.folder(options, model.sha256)
-    goal = _objective(options, graph, grouping, scores, dataset, cluster, progress, checkpoints)
+    goal = _objective(
+        options, graph, grouping, scores, dataset, training, cluster, progress, checkpoints
+    )
     progress.stage("search widths")
     found = _search(options, graph, grouping, goal, warnings)
     for number, level in enumerate(found.levels):
@@ -121,7 +123,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     _refuse_warnings(options, warnings)
     progress.stage("train levels" if dataset else "calibrate levels")
     level_graphs = _level_graphs(
-        options, graph, grouping, found, dataset, samples, progress, warnings, cluster, checkpoints
+        graph, grouping, found, dataset, training, samples, progress, warnings, cluster, checkpoints
     )
     if not cluster.is_chief:
         return None
@@ -339,6 +341,7 @@ def _objective(
     grouping: groups.Grouping,
     scores: importance.Scores,
     dataset: data.Data | None,
+    training: finetune.Options | None,
     cluster: Cluster,
     progress: Progress,
     checkpoints: Path,
@@ -351,8 +354,9 @@ def _objective(
     if name != "probes":
         return Fixed(objective.harmonic(grouping), uniform_alone=name == "uniform")
     assert dataset is not None
-    settings = _training(options, dataset)
-    steps = supernet.steps(settings, graph, dataset)
+    assert training is not None
+    progress.stage("probe widths")
+    steps = supernet.steps(training, dataset.train)
     network = supernet.train(
         graph, grouping, dataset, steps, options.batch_size, options.seed, cluster, progress.step,
         checkpoints,
@@ -395,8 +399,13 @@ def _search(
         return found
 
 
-def _training(options: CompileOptions, dataset: data.Data) -> finetune.Options:
-    return finetune.Options(
+def _training(
+    options: CompileOptions, graph: ir.Graph, dataset: data.Data | None
+) -> finetune.Options | None:
+    """How to train, what the user left open chosen for the data; None without data."""
+    if dataset is None:
+        return None
+    given = finetune.Options(
         epochs=options.epochs,
         seed=options.seed,
         batch_size=options.batch_size,
@@ -410,6 +419,7 @@ def _training(options: CompileOptions, dataset: data.Data) -> finetune.Options:
         class_weights=loss.class_weights(options.class_weights, dataset),
         all_levels=options.all_levels,
     )
+    return finetune.suited(given, graph, dataset)
 
 
 def _agreed(
@@ -426,11 +436,11 @@ def _agreed(
 
 
 def _level_graphs(
-    options: CompileOptions,
     graph: ir.Graph,
     grouping: groups.Grouping,
     found: nesting.Nesting,
     dataset: data.Data | None,
+    training: finetune.Options | None,
     samples: Samples,
     progress: Progress,
     warnings: list[str],
@@ -442,10 +452,10 @@ def _level_graphs(
     Without data the full network keeps its batch-norm; narrower levels get theirs re-estimated.
     """
     widths: list[groups.Widths] = [level.widths for level in found.levels]
-    if dataset is None:
+    if dataset is None or training is None:
         return finetune.untrained(graph, grouping, widths, samples.x, found.tables)
     widths, tables = _agreed(cluster, grouping, widths, found.tables)
-    settings = dataclasses.replace(_training(options, dataset), tables=tables)
+    settings = dataclasses.replace(training, tables=tables)
     return finetune.finetune(
         graph, grouping, widths, dataset, settings, progress.step, warnings, cluster, checkpoints
     )
@@ -454,14 +464,16 @@ def _level_graphs(
 def _quantize(
     graphs: Sequence[ir.Graph], found: nesting.Nesting, samples: Samples
 ) -> QuantizedNetwork:
-    ranges = [calibrate.activation_ranges(graph, samples.x) for graph in graphs]
-    if found.tables != "per-level":  # equal multipliers need equal scales
-        ranges = [calibrate.union(ranges)] * len(ranges)
     levels = [
-        FloatLevel(level.percent, level.widths, graph, own)
-        for level, graph, own in zip(found.levels, graphs, ranges, strict=True)
+        FloatLevel(
+            level.percent, level.widths, graph, calibrate.activation_ranges(graph, samples.x)
+        )
+        for level, graph in zip(found.levels, graphs, strict=True)
     ]
-    return quantize.quantize(graphs[-1], groups.find_groups(graphs[-1]), levels)
+    store = graphs[-1]
+    return quantize.quantize(
+        store, groups.find_groups(store), levels, shared_scales=found.tables != "per-level"
+    )
 
 
 def _verification_inputs(network: QuantizedNetwork, samples: Samples, seed: int) -> np.ndarray:

@@ -123,6 +123,7 @@ def write_report(
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     if predictions:
+        # numpy's types take any name for its own keyword, allow_pickle
         np.savez_compressed(folder / "predictions.npz", **dict(predictions))  # type: ignore[arg-type]
     for name, png in {**plots.draw(result), **pictures}.items():
         (folder / name).write_bytes(png)

@@ -45,9 +45,18 @@ class FloatLevel:
     ranges: Ranges
 
 
-def quantize(store: ir.Graph, grouping: Grouping, levels: Sequence[FloatLevel]) -> QuantizedNetwork:
-    """The int8 network of `levels`, smallest first; the last one is as wide as `store`."""
-    tensors = _tensor_params(store, levels)
+def quantize(
+    store: ir.Graph,
+    grouping: Grouping,
+    levels: Sequence[FloatLevel],
+    shared_scales: bool = False,
+) -> QuantizedNetwork:
+    """The int8 network of `levels`, smallest first; the last one is as wide as `store`.
+
+    shared_scales: every tensor has one scale and zero point for all levels, as shared multipliers
+    need; else only the network's input and output have.
+    """
+    tensors = _tensor_params(store, levels, shared_scales)
     dead = {op.name: _dead_channels(op, grouping, levels, tensors) for op in store.linear_ops}
     scales = {op.name: _store_scale(op) for op in store.linear_ops}
     weights = {
@@ -182,11 +191,12 @@ def _dead_channels(
 
 
 def _tensor_params(
-    graph: ir.Graph, levels: Sequence[FloatLevel]
+    graph: ir.Graph, levels: Sequence[FloatLevel], shared_scales: bool
 ) -> tuple[dict[str, QuantParams], ...]:
     """Scale and zero point of every tensor at every level, ties and shared ends respected."""
     tie = _ties(graph)
-    shared = {tie[graph.input.name], tie[graph.output]}
+    ends = {tie[graph.input.name], tie[graph.output]}
+    shared = set(tie.values()) if shared_scales else ends
     fixed = {tie[op.name]: FIXED_OUTPUTS[type(op)] for op in graph.ops if type(op) in FIXED_OUTPUTS}
     ranges = [_class_ranges(tie, level) for level in levels]
     result = []

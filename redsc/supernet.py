@@ -10,6 +10,7 @@ Widths change from step to step, so units are masked, not sliced: one compiled s
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from redsc import calibrate, checkpoint, cost, finetune, groups, ir, loss, objective
-from redsc.data import Data, Task
+from redsc.data import Data, Split, Task
 from redsc.distribution import Cluster, moments
 from redsc.groups import Grouping, Widths
 from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
@@ -187,11 +188,10 @@ class Supernet:
         return np.stack(masks)
 
 
-def steps(options: finetune.Options, graph: ir.Graph, data: Data) -> int:
-    """Steps at random widths, for a training of the levels with these options."""
-    epochs = finetune.suited(options, graph, data).epochs
-    assert epochs is not None
-    later = epochs * Batches(data.train, options.batch_size, 0).steps
+def steps(options: finetune.Options, train: Split) -> int:
+    """Steps at random widths, for a training of the levels with these `suited` options."""
+    assert options.epochs is not None
+    later = options.epochs * Batches(train, options.batch_size, 0).steps
     return int(np.clip(SHARE * later, *_STEPS))
 
 
@@ -234,9 +234,14 @@ def train(
     file = None
     if folder is not None:
         start = _state(network).values()
-        name = checkpoint.digest("supernet", steps, batch_size, seed, *start, data.train.x)
+        name = checkpoint.digest(
+            "supernet", steps, batch_size, seed, *start, data.train.x, data.train.y
+        )
         file = folder / f"{name}.npz"
-        if _resumed(network, file, cluster):
+        known = checkpoint.load_chiefs(file, _state(network), cluster)
+        if known is not None:
+            for number, variable in enumerate(network.variables):
+                variable.assign(known[f"{number}"])
             return network
     batches = Batches(data.train, batch_size, seed)
     task: Task = data.task
@@ -244,20 +249,15 @@ def train(
         network.variables, lambda x, y, masks: network.step_loss(x, y, masks, task)
     )
     generator = np.random.default_rng(seed)
-    number, epoch = 0, 0
-    while number < steps:
-        for x, y in batches.epoch(epoch):
-            descent.at_step(number)
-            value = float(step((x, y), network.random_masks(generator)))
-            number += 1
-            if number % 25 == 0 or number == steps:
-                progress(number, steps, f"random widths, loss {value:.4g}")
-            if number == steps or not np.isfinite(value):
-                break
+    endless = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
+    for number, samples in enumerate(itertools.islice(endless, steps)):
+        descent.at_step(number)
+        value = float(step(samples, network.random_masks(generator)))
         if not np.isfinite(value):
-            log.warning("training at random widths diverged in step %d of %d", number, steps)
+            log.warning("training at random widths diverged in step %d of %d", number + 1, steps)
             break
-        epoch += 1
+        if (number + 1) % 25 == 0 or number + 1 == steps:
+            progress(number + 1, steps, f"random widths, loss {value:.4g}")
     if file is not None and cluster.is_chief:
         checkpoint.save(file, _state(network))
     return network
@@ -265,18 +265,3 @@ def train(
 
 def _state(network: Supernet) -> checkpoint.Arrays:
     return {f"{number}": variable.numpy() for number, variable in enumerate(network.variables)}
-
-
-def _resumed(network: Supernet, file: Path, cluster: Cluster) -> bool:
-    """Puts the network where the chief's file, if it has one, says."""
-    state = _state(network)
-    found = checkpoint.load(file) if cluster.is_chief else None
-    known = found is not None and found.keys() == state.keys()
-    if found is None or not known:
-        found = state
-    told = cluster.from_chief({"known": np.array(float(known)), **found})
-    if not told["known"]:
-        return False
-    for number, variable in enumerate(network.variables):
-        variable.assign(told[f"{number}"])
-    return True

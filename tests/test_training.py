@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from redsc import data, distribution, finetune, training
-from redsc.tf_network import tensorflow
+from redsc.tf_network import predict, tensorflow
 from tests.test_finetune import depthwise, task_data
 
 
@@ -63,6 +63,18 @@ def test_the_rate_warms_up_and_falls_to_nothing():
     assert np.all(np.diff(rates[:11]) > 0)
     assert np.all(np.diff(rates[10:]) < 0)
     assert 0 < rates[-1] < 1e-4
+
+
+def test_an_overfitted_network_learns_from_mixed_samples():
+    graph = depthwise()
+    x = np.random.default_rng(0).normal(0, 10, (2000, *graph.input.shape)).astype(np.float32)
+    answers = predict(graph, x)
+    right = data.Split(x, answers.argmax(axis=-1))
+    wrong = data.Split(x[:200], answers[:200].argmin(axis=-1))
+    overfitted = data.Data("classification", right, wrong, None)
+    assert finetune.suited(finetune.Options(), graph, overfitted).mixing
+    general = data.Data("classification", right, right, None)
+    assert not finetune.suited(finetune.Options(), graph, general).mixing
 
 
 def test_few_data_learn_from_the_network_as_far_as_it_is_right():

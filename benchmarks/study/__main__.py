@@ -1,9 +1,11 @@
-"""Trains redsc's levels, their rivals and ablations on spoken digits; hours, resumable.
+"""Trains redsc's levels, their rivals and ablations; many hours, resumable.
 
-    python benchmarks/study run RECORDINGS [--processes N] [--only TEXT] [--minutes M]
+    python benchmarks/study run RECORDINGS [--fashion FOLDER] [--processes N] [--only TEXT]
+                                           [--minutes M]
     python benchmarks/study report
 
-RECORDINGS is the folder of the Free Spoken Digit Dataset's wav files. `run` does, one by one, the
+RECORDINGS is the folder of the Free Spoken Digit Dataset's wav files; FOLDER that of Fashion-MNIST,
+by default where Debian's package dataset-fashion-mnist puts it. `run` does, one by one, the
 jobs that benchmarks/study/results.jsonl does not hold yet, and may be stopped at any time.
 `report` writes docs/results.md's tables and plots from that file alone.
 """
@@ -22,6 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "examples" / "speech")]
 RESULTS = HERE / "results.jsonl"
+FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -40,6 +43,7 @@ def _command(arguments: argparse.Namespace) -> list[str]:
     return [
         sys.executable, str(HERE), "run", str(arguments.recordings), "--only", arguments.only,
         "--minutes", str(arguments.minutes), "--folder", str(arguments.folder),
+        "--fashion", str(arguments.fashion),
     ]  # fmt: skip
 
 
@@ -52,14 +56,14 @@ def _work(arguments: argparse.Namespace) -> None:
     threading = tensorflow().config.threading
     threading.set_intra_op_parallelism_threads(1)  # a process per core is quicker than threads
     threading.set_inter_op_parallelism_threads(1)
-    workshop = work.Workshop(arguments.recordings, arguments.folder)
+    fashion = arguments.fashion if arguments.fashion.is_dir() else None
+    workshop = work.Workshop(arguments.recordings, fashion, arguments.folder)
     ends = time.monotonic() + 60 * arguments.minutes
     while time.monotonic() < ends:
         done = work.read_results(RESULTS)
-        job = _claim(
-            arguments.folder,
-            [j for j in jobs.all_jobs() if arguments.only in j.key and _ready(j, done)],
-        )
+        possible = [j for j in jobs.all_jobs() if fashion or j.split != jobs.FASHION]
+        wanted = [j for j in possible if arguments.only in j.key and _ready(j, done)]
+        job = _claim(arguments.folder, wanted)
         if job is None:
             return
         print(f"{time.strftime('%H:%M:%S')} {job.key}", flush=True)
@@ -109,6 +113,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run")
     command.add_argument("recordings", type=Path)
+    command.add_argument("--fashion", type=Path, default=FASHION)
     command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     command.add_argument("--only", default="", help="jobs whose key holds this text")
     command.add_argument("--minutes", type=float, default=1e6, help="start no job after these")

@@ -8,7 +8,9 @@ from typing import Any
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 INDEX = "index"
-"""The data set's own test split: every speaker is in all splits. Else without-SPEAKER."""
+"""Spoken digits' own test split: every speaker is in all splits. Else without-SPEAKER."""
+
+FASHION = "fashion-mnist"
 
 SEEDS = (0, 1, 2)
 PERCENTS = (25, 50, 75, 100)
@@ -49,10 +51,11 @@ class Job:
 def all_jobs() -> Iterator[Job]:
     """DS-CNN against uniform widths and scratch on all splits; its ablations; other families."""
     splits = (INDEX, *(f"without-{speaker}" for speaker in SPEAKERS))
+    networks = [("ds_cnn_s", split) for split in splits] + [("ds_cnn_s_images", FASHION)]
     for seed in SEEDS:
-        for split in splits:
+        for family, split in networks:
             for method in ("redsc", "uniform", SCRATCH):
-                yield Job("ds_cnn_s", split, seed, method)
+                yield Job(family, split, seed, method)
     for seed in SEEDS:
         for method in list(METHODS)[2:]:
             yield Job("ds_cnn_s", INDEX, seed, method)

@@ -1,4 +1,4 @@
-"""The networks of the study, for 49 x 10 speech features, at any widths.
+"""The networks of the study, at any widths: for 49 x 10 speech features, one for images.
 
 `FAMILIES[name](keras, classes, widths)` builds one; `widths` are units of the groups in redsc's
 order, None for the full network.
@@ -20,6 +20,11 @@ Widths = tuple[int, ...] | None
 
 def ds_cnn_s(keras: Any, classes: int, widths: Widths = None) -> Any:
     return _ds_cnn_s(keras, classes, widths or (64,) * 5)
+
+
+def ds_cnn_s_images(keras: Any, classes: int, widths: Widths = None) -> Any:
+    """The same network for 28 x 28 pixels of 0 … 255, as the REDS paper has it."""
+    return _ds_cnn_s(keras, classes, widths or (64,) * 5, (28, 28, 1), 1 / 255)
 
 
 def _conv(layers: Any, x: Any, filters: int, size: Any, strides: Any = 1) -> Any:
@@ -69,6 +74,7 @@ def resnet(keras: Any, classes: int, widths: Widths = None) -> Any:
 
 FAMILIES: Mapping[str, Callable[..., Any]] = {
     "ds_cnn_s": ds_cnn_s,
+    "ds_cnn_s_images": ds_cnn_s_images,
     "cnn": cnn,
     "dense": dense,
     "resnet": resnet,

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jobs import INDEX, METHODS, PERCENTS, SCRATCH, SPEAKERS, all_jobs
+from jobs import FASHION, INDEX, METHODS, PERCENTS, SCRATCH, SPEAKERS, all_jobs
 from work import read_results
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BEGIN, END = "<!-- study: begin -->\n", "<!-- study: end -->\n"
 PARTS = ("clean", "noisy")
+DS_CNN = ("ds_cnn_s", "ds_cnn_s_images")
 COLOURS = {"redsc": "#1b3a5c", "uniform": "#e07b39", SCRATCH: "#6fbcb0"}
 
 Result = Mapping[str, Any]
@@ -35,12 +36,16 @@ def write(results: Path) -> None:
 def _sections(done: Sequence[Result]) -> Iterable[str]:
     total = sum(1 for _ in all_jobs())
     yield f"{len(done)} of the study's {total} jobs are done.\n"
-    splits = (("all six speakers left out in turn", SPEAKERS), ("index split", (INDEX,)))
-    for title, of in splits:
-        names = [split if split == INDEX else f"without-{split}" for split in of]
-        chosen = [r for r in done if r["family"] == "ds_cnn_s" and r["split"] in names]
-        for part in PARTS:
-            yield f"### DS-CNN-S, {title}, {part}\n"
+    speakers = [f"without-{speaker}" for speaker in SPEAKERS]
+    compared = (
+        ("all six speakers left out in turn", speakers, PARTS),
+        ("index split", [INDEX], PARTS),
+        ("Fashion-MNIST", [FASHION], PARTS[:1]),
+    )
+    for title, splits, parts in compared:
+        chosen = [r for r in done if r["family"] in DS_CNN and r["split"] in splits]
+        for part in parts:
+            yield f"### DS-CNN-S, {title}{f', {part}' if len(parts) > 1 else ''}\n"
             methods = ("redsc", "uniform", SCRATCH)
             yield _table(methods, [_row(chosen, m, _level_accuracy("int8", part)) for m in methods])
             yield _differences(chosen, part)
@@ -118,7 +123,7 @@ def _loss(results: Sequence[Result], number: int) -> str:
     values = [
         100 * (r["levels"][number][f"int8_{part}"] - r["levels"][number][f"float_{part}"])
         for r in results
-        for part in PARTS
+        for part in r["original"]
     ]
     return _mean(values)
 

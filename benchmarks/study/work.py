@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import spoken_digits
 import train
-from jobs import INDEX, METHODS, PERCENTS, SCRATCH, Job
+from jobs import FASHION, INDEX, METHODS, PERCENTS, SCRATCH, Job
 from networks import FAMILIES
 
 from redsc import data, pipeline, supernet
@@ -31,13 +31,17 @@ CLASSES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Workshop:
-    """`recordings` is the Free Spoken Digit Dataset's folder; files are made in `folder`."""
+    """`recordings` is the Free Spoken Digit Dataset's folder, `fashion` Fashion-MNIST's, if that
+    is there; files are made in `folder`."""
 
     recordings: Path
+    fashion: Path | None
     folder: Path
 
-    def dataset(self, split: str) -> Path:
-        """npz of a split; validation and test recordings clean, then again with noise."""
+    def dataset(self, split: str) -> str:
+        """What to give to --data; validation and test recordings clean, then again with noise."""
+        if split == FASHION:
+            return f"{FASHION}:{self.fashion}"
         path = self.folder / f"{split}.npz"
         with _only_once(path) as missing:
             if missing:
@@ -50,10 +54,11 @@ class Workshop:
                 for name, array in noisy.items():
                     arrays[name] = np.concatenate([arrays[name], array])
                 _save(path, lambda file: np.savez(file, **arrays))
-        return path
+        return str(path)
 
     def load(self, split: str, seed: int) -> data.Data:
-        return data.load(str(self.dataset(split)), (49, 10, 1), (CLASSES,), seed, BATCH_SIZE)
+        shape = (28, 28, 1) if split == FASHION else (49, 10, 1)
+        return data.load(self.dataset(split), shape, (CLASSES,), seed, BATCH_SIZE)
 
     def base(self, family: str, split: str, seed: int) -> Path:
         """The trained full network that all methods start from."""
@@ -86,7 +91,7 @@ class Workshop:
         self, output: Path, model: Path, split: str, seed: int, **options: Any
     ) -> dict[str, Any]:
         settings = CompileOptions(
-            model, output, data=str(self.dataset(split)), seed=seed, batch_size=BATCH_SIZE,
+            model, output, data=self.dataset(split), seed=seed, batch_size=BATCH_SIZE,
             verify=False, **{"epochs": EPOCHS, **options},
         )  # fmt: skip
         with Progress() as progress:
@@ -98,7 +103,9 @@ class Workshop:
             accuracies = {
                 f"{kind}_{part}": accuracy
                 for kind in ("float", "int8")
-                for part, accuracy in _accuracies(predictions[kind][number], predictions["true"])
+                for part, accuracy in _accuracies(
+                    split, predictions[kind][number], predictions["true"]
+                )
             }
             groups = [name for name in level["widths"] if name not in report["fixed_groups"]]
             levels.append(
@@ -110,7 +117,7 @@ class Workshop:
                 }
             )
         return {
-            "original": dict(_accuracies(predictions["original"], predictions["true"])),
+            "original": dict(_accuracies(split, predictions["original"], predictions["true"])),
             "levels": levels,
             "search_seconds": report["search"]["seconds"],
             "proven_optimal": report["search"]["proven_optimal"],
@@ -150,11 +157,13 @@ def _from_scratch(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[st
     return {"original": None, "levels": levels}
 
 
-def _accuracies(predicted: np.ndarray, true: np.ndarray) -> Iterator[tuple[str, float]]:
-    """Of the clean recordings and of the noisy ones, which follow them."""
-    half = math.ceil(len(true) / 2)
-    for part, chosen in (("clean", slice(None, half)), ("noisy", slice(half, None))):
-        yield part, float(np.mean(predicted[chosen] == true[chosen]))
+def _accuracies(split: str, predicted: np.ndarray, true: np.ndarray) -> Iterator[tuple[str, float]]:
+    """Of the clean samples and, of speech, the noisy ones, which follow them."""
+    clean = len(true) if split == FASHION else math.ceil(len(true) / 2)
+    parts = {"clean": slice(None, clean), "noisy": slice(clean, None)}
+    for part, chosen in parts.items():
+        if len(true[chosen]):
+            yield part, float(np.mean(predicted[chosen] == true[chosen]))
 
 
 @contextmanager

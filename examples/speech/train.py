@@ -31,11 +31,18 @@ MODEL, DATA = HERE / "speech.h5", HERE / "speech.npz"
 BATCH_SIZE, STEPS, LEARNING_RATE, SEED = 64, 1500, 2e-3, 0
 
 
-def ds_cnn_s(keras: Any, classes: int, widths: tuple[int, ...] = (64,) * 5) -> Any:
+def ds_cnn_s(
+    keras: Any,
+    classes: int,
+    widths: tuple[int, ...] = (64,) * 5,
+    shape: tuple[int, int, int] = (49, 10, 1),
+    rescale: float = 1.0,
+) -> Any:
     """DS-CNN-S; `widths` are the channels of the convolution and of the four pointwise ones."""
     layers = keras.layers
-    inputs = keras.Input((49, 10, 1))
-    x = layers.Conv2D(widths[0], (10, 4), strides=2, padding="same", use_bias=False)(inputs)
+    inputs = keras.Input(shape)
+    x = inputs if rescale == 1 else layers.Rescaling(rescale)(inputs)
+    x = layers.Conv2D(widths[0], (10, 4), strides=2, padding="same", use_bias=False)(x)
     x = layers.ReLU()(layers.BatchNormalization()(x))
     for filters in widths[1:]:
         x = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)

@@ -107,11 +107,9 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     ranking = importance.rank(graph, grouping, scores)
     graph, scores = importance.reorder(graph, grouping, scores)
 
-    training = _training(options, graph, dataset)
     checkpoints = checkpoint.folder(options, model.sha256)
-    goal = _objective(
-        options, graph, grouping, scores, dataset, training, cluster, progress, checkpoints
-    )
+    training = _training(options, graph, dataset, cluster, checkpoints)
+    goal = _objective(options, graph, grouping, scores, training, progress)
     progress.stage("search widths")
     found = _search(options, graph, grouping, goal, warnings)
     for number, level in enumerate(found.levels):
@@ -121,10 +119,8 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         )  # fmt: skip
 
     _refuse_warnings(options, warnings)
-    progress.stage("train levels" if dataset else "calibrate levels")
-    level_graphs = _level_graphs(
-        graph, grouping, found, dataset, training, samples, progress, warnings, cluster, checkpoints
-    )
+    progress.stage("train levels" if training else "calibrate levels")
+    level_graphs = _level_graphs(graph, grouping, found, training, samples, progress, warnings)
     if not cluster.is_chief:
         return None
 
@@ -340,11 +336,8 @@ def _objective(
     graph: ir.Graph,
     grouping: groups.Grouping,
     scores: importance.Scores,
-    dataset: data.Data | None,
-    training: finetune.Options | None,
-    cluster: Cluster,
+    training: _Training | None,
     progress: Progress,
-    checkpoints: Path,
 ) -> Objective:
     """What the search maximises; "probes" trains a supernet first."""
     name = _objective_name(options)
@@ -353,15 +346,13 @@ def _objective(
         return Fixed(gain.gains(graph, grouping, scores.weights, units))
     if name != "probes":
         return Fixed(objective.harmonic(grouping), uniform_alone=name == "uniform")
-    assert dataset is not None
     assert training is not None
     progress.stage("probe widths")
-    steps = supernet.steps(training, dataset.train)
     network = supernet.train(
-        graph, grouping, dataset, steps, options.batch_size, options.seed, cluster, progress.step,
-        checkpoints,
+        graph, grouping, training.data, supernet.steps(training.options, training.data.train),
+        options.batch_size, options.seed, training.cluster, progress.step, training.checkpoints,
     )  # fmt: skip
-    measure_losses = supernet.measure(network, dataset, options.seed)
+    measure_losses = supernet.measure(network, training.data, options.seed)
     return objective.Probes(grouping, measure_losses, options.seed)
 
 
@@ -399,10 +390,24 @@ def _search(
         return found
 
 
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """How to train, on what, where, and the folder that keeps how far it is."""
+
+    data: data.Data
+    options: finetune.Options
+    cluster: Cluster
+    checkpoints: Path
+
+
 def _training(
-    options: CompileOptions, graph: ir.Graph, dataset: data.Data | None
-) -> finetune.Options | None:
-    """How to train, what the user left open chosen for the data; None without data."""
+    options: CompileOptions,
+    graph: ir.Graph,
+    dataset: data.Data | None,
+    cluster: Cluster,
+    checkpoints: Path,
+) -> _Training | None:
+    """With what the user left open chosen for the data; None without data."""
     if dataset is None:
         return None
     given = finetune.Options(
@@ -419,7 +424,8 @@ def _training(
         class_weights=loss.class_weights(options.class_weights, dataset),
         all_levels=options.all_levels,
     )
-    return finetune.suited(given, graph, dataset)
+    suited = finetune.suited(given, graph, dataset)
+    return _Training(dataset, suited, cluster, checkpoints)
 
 
 def _agreed(
@@ -439,26 +445,24 @@ def _level_graphs(
     graph: ir.Graph,
     grouping: groups.Grouping,
     found: nesting.Nesting,
-    dataset: data.Data | None,
-    training: finetune.Options | None,
+    training: _Training | None,
     samples: Samples,
     progress: Progress,
     warnings: list[str],
-    cluster: Cluster,
-    checkpoints: Path,
 ) -> tuple[ir.Graph, ...]:
     """One float network per level; their kernels are slices of the widest one's, bit for bit.
 
     Without data the full network keeps its batch-norm; narrower levels get theirs re-estimated.
     """
     widths: list[groups.Widths] = [level.widths for level in found.levels]
-    if dataset is None or training is None:
+    if training is None:
         return finetune.untrained(graph, grouping, widths, samples.x, found.tables)
-    widths, tables = _agreed(cluster, grouping, widths, found.tables)
-    settings = dataclasses.replace(training, tables=tables)
+    widths, tables = _agreed(training.cluster, grouping, widths, found.tables)
+    settings = dataclasses.replace(training.options, tables=tables)
     return finetune.finetune(
-        graph, grouping, widths, dataset, settings, progress.step, warnings, cluster, checkpoints
-    )
+        graph, grouping, widths, training.data, settings, progress.step, warnings,
+        training.cluster, training.checkpoints,
+    )  # fmt: skip
 
 
 def _quantize(

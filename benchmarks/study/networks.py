@@ -59,7 +59,7 @@ def dense(keras: Any, classes: int, widths: Widths = None) -> Any:
 
 def resnet(keras: Any, classes: int, widths: Widths = None) -> Any:
     """A ResNet-8: three stages of one residual block; the first reads a strided convolution."""
-    stem, first, middle, second, last, third = widths or (16, 16, 32, 32, 64, 64)
+    first, stem, middle, second, last, third = widths or (16, 16, 32, 32, 64, 64)
     layers = keras.layers
     inputs = keras.Input((49, 10, 1))
     x = layers.ReLU()(_conv(layers, inputs, stem, 3, (2, 1)))

@@ -1,0 +1,99 @@
+"""benchmarks/study: its jobs, what it makes of results, and the networks that it trains."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from redsc import groups, importer, passes
+from redsc.tf_network import tensorflow
+
+STUDY = Path(__file__).parents[1] / "benchmarks" / "study"
+sys.path[:0] = [str(STUDY), str(STUDY.parents[1] / "examples" / "speech")]
+
+import jobs  # noqa: E402
+import networks  # noqa: E402
+import tables  # noqa: E402
+
+
+def result(method: str, seed: int, accuracies: list[float], split: str = "index") -> dict:
+    levels = [
+        {f"{kind}_{part}": accuracy for kind in ("float", "int8") for part in tables.PARTS}
+        for accuracy in accuracies
+    ]
+    original = {"clean": 0.9, "noisy": 0.8}
+    return {
+        "family": "ds_cnn_s", "split": split, "seed": seed, "method": method,
+        "levels": levels, "original": original,
+    }  # fmt: skip
+
+
+def test_every_job_has_a_key_of_its_own_and_scratch_comes_after_what_it_copies():
+    keys = [job.key for job in jobs.all_jobs()]
+    assert len(set(keys)) == len(keys)
+    for place, key in enumerate(keys):
+        if key.endswith(jobs.SCRATCH):
+            assert keys.index(key.replace(jobs.SCRATCH, "redsc")) < place
+
+
+def test_differences_are_paired_by_split_and_seed():
+    results = [
+        result("redsc", 0, [0.80, 0.90, 0.91, 0.95]),
+        result("uniform", 0, [0.78, 0.90, 0.92, 0.95]),
+        result("redsc", 1, [0.70, 0.80, 0.91, 0.95]),
+        result("uniform", 1, [0.69, 0.80, 0.92, 0.95]),
+        result("uniform", 2, [0.99, 0.99, 0.99, 0.99]),  # has no partner
+    ]
+    lines = tables._differences(results, "clean").splitlines()
+    assert lines[2].startswith("| redsc - uniform, 2 pairs | +1.50 ± 0.50 | +0.00 ± 0.00 | -1.00")
+    assert lines[3].startswith("| redsc - scratch, 0 pairs | - ")
+    assert lines[4].endswith("| 5.00 ± 0.00 |")
+
+
+def test_rows_are_means_over_seeds_of_means_over_splits():
+    results = [
+        result("redsc", 0, [0.5] * 4, "without-theo"),
+        result("redsc", 0, [0.7] * 4, "without-lucas"),
+        result("redsc", 1, [0.8] * 4, "without-theo"),
+    ]
+    row = tables._row(results, "redsc", tables._level_accuracy("int8", "clean"))
+    assert row == ["70.00 ± 14.14"] * 4
+
+
+def test_a_job_is_claimed_once_and_taken_over_from_a_process_that_is_gone(tmp_path):
+    from runpy import run_path
+
+    claim = run_path(str(STUDY / "__main__.py"), run_name="study")["_claim"]
+    first, second, *_ = jobs.all_jobs()
+    assert claim(tmp_path, [first, second]) == first
+    assert claim(tmp_path, [first, second]) == second
+    assert claim(tmp_path, [first, second]) is None
+    gone = os.fork()
+    if gone == 0:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    (tmp_path / "claims" / second.key.replace("/", "_")).write_text(str(gone))
+    assert claim(tmp_path, [first, second]) == second
+
+
+WIDTHS = {
+    "ds_cnn_s": (8, 12, 16, 20, 24),
+    "ds_cnn_s_images": (8, 12, 16, 20, 24),
+    "cnn": (4, 6, 8, 12),
+    "dense": (8, 12, 16),
+    "resnet": (4, 6, 8, 10, 12, 14),
+}
+
+
+@pytest.mark.parametrize("family", networks.FAMILIES)
+def test_widths_of_a_network_are_those_of_its_groups_in_order(family, tmp_path):
+    tensorflow()
+    import tf_keras as keras
+
+    assert set(WIDTHS) == set(networks.FAMILIES)
+    network = networks.FAMILIES[family](keras, 10, WIDTHS[family])
+    network.save(tmp_path / "network.h5")
+    graph = passes.lower(importer.load(tmp_path / "network.h5").graph)
+    free = groups.find_groups(graph).free
+    assert tuple(group.units for group in free) == WIDTHS[family]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from redsc import groups, importer, passes
+from redsc import groups, importer, ir, passes
 from redsc.tf_network import tensorflow
 
 STUDY = Path(__file__).parents[1] / "benchmarks" / "study"
@@ -14,6 +14,7 @@ sys.path[:0] = [str(STUDY), str(STUDY.parents[1] / "examples" / "speech")]
 
 import jobs  # noqa: E402
 import networks  # noqa: E402
+import paper  # noqa: E402
 import tables  # noqa: E402
 
 
@@ -97,3 +98,30 @@ def test_widths_of_a_network_are_those_of_its_groups_in_order(family, tmp_path):
     graph = passes.lower(importer.load(tmp_path / "network.h5").graph)
     free = groups.find_groups(graph).free
     assert tuple(group.units for group in free) == WIDTHS[family]
+
+
+@pytest.mark.parametrize(
+    ("published", "name"), [(p, name) for p, names in paper.TABLES.items() for name in names]
+)
+def test_the_papers_networks_can_be_compiled_for_their_data(published, name, tmp_path):
+    tensorflow()
+    import tf_keras as keras
+
+    table = paper.TABLES[published][name]
+    network = table.build(keras, table.classes)
+    network.save(tmp_path / "network.h5")
+    graph = passes.lower(importer.load(tmp_path / "network.h5").graph)
+    assert groups.find_groups(graph).free
+    assert table.classes == ir.shapes(graph)[graph.output][-1]
+
+
+def test_the_papers_accuracy_stands_beside_redscs():
+    levels = [
+        {"budget_percent": p, "macs_percent": p - 0.2, "accuracy_float": 0.9, "accuracy_int8": 0.89}
+        for p in (20.0, 25.0)
+    ]
+    table = paper.TABLES["fashion-mnist"]["ds-cnn-s"]
+    lines = paper._text(table, {"levels": levels, "original": {"accuracy": 0.91}}).splitlines()
+    assert lines[1].split() == ["20", "%", "19.8", "%", "90.00", "89.00", "-"]
+    assert lines[2].split()[-1] == "89.22"
+    assert lines[3].split() == ["alone", "100.0", "%", "91.00", "90.59"]

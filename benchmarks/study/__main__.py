@@ -3,11 +3,13 @@
     python benchmarks/study run RECORDINGS [--fashion FOLDER] [--processes N] [--only TEXT]
                                            [--minutes M]
     python benchmarks/study report
+    python benchmarks/study paper NAME:PATH [--network NAME] [--steps N] [--epochs N]
 
 RECORDINGS is the folder of the Free Spoken Digit Dataset's wav files; FOLDER that of Fashion-MNIST,
 by default where Debian's package dataset-fashion-mnist puts it. `run` does, one by one, the
 jobs that benchmarks/study/results.jsonl does not hold yet, and may be stopped at any time.
-`report` writes docs/results.md's tables and plots from that file alone.
+`report` writes docs/results.md's tables and plots from that file alone. `paper` repeats a table of
+the REDS paper on one of its own data sets, which PATH holds as for `redsc compile --data`.
 """
 
 from __future__ import annotations
@@ -108,6 +110,14 @@ def _claim(folder: Path, candidates):
     return None
 
 
+def paper(arguments: argparse.Namespace) -> None:
+    import paper
+
+    paper.repeat(
+        arguments.spec, arguments.network, arguments.steps, arguments.epochs, arguments.folder
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
@@ -121,6 +131,13 @@ def main() -> None:
     command.set_defaults(run=run)
     command = commands.add_parser("report")
     command.set_defaults(run=lambda _: __import__("tables").write(RESULTS))
+    command = commands.add_parser("paper")
+    command.add_argument("spec")
+    command.add_argument("--network", help="one of the paper's; the first one by default")
+    command.add_argument("--steps", type=int, default=5000, help="of training the network alone")
+    command.add_argument("--epochs", type=int, help="of training the levels")
+    command.add_argument("--folder", type=Path, default=HERE / "work")
+    command.set_defaults(run=paper)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

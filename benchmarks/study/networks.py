@@ -13,18 +13,24 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "speech"))
 
-from train import ds_cnn_s as _ds_cnn_s
+from train import ds_cnn
 
 Widths = tuple[int, ...] | None
 
 
 def ds_cnn_s(keras: Any, classes: int, widths: Widths = None) -> Any:
-    return _ds_cnn_s(keras, classes, widths or (64,) * 5)
+    return ds_cnn(keras, classes, widths or (64,) * 5)
 
 
 def ds_cnn_s_images(keras: Any, classes: int, widths: Widths = None) -> Any:
-    """The same network for 28 x 28 pixels of 0 … 255, as the REDS paper has it."""
-    return _ds_cnn_s(keras, classes, widths or (64,) * 5, (28, 28, 1), 1 / 255)
+    """DS-CNN-S for 28 x 28 pixels of 0 … 255, as the REDS paper has it."""
+    return for_bytes(keras, ds_cnn(keras, classes, widths or (64,) * 5, shape=(28, 28, 1)))
+
+
+def for_bytes(keras: Any, network: Any) -> Any:
+    """`network` for inputs of 0 … 255 instead of 0 … 1."""
+    inputs = keras.Input(network.input_shape[1:])
+    return keras.Sequential([inputs, keras.layers.Rescaling(1 / 255), network])
 
 
 def _conv(layers: Any, x: Any, filters: int, size: Any, strides: Any = 1) -> Any:
@@ -46,10 +52,15 @@ def cnn(keras: Any, classes: int, widths: Widths = None) -> Any:
     return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x), name="cnn")
 
 
-def dense(keras: Any, classes: int, widths: Widths = None) -> Any:
+def dense(
+    keras: Any,
+    classes: int,
+    widths: Widths = None,
+    shape: tuple[int, int, int] = (49, 10, 1),
+) -> Any:
     """Like "Hello Edge"'s DNN-S: three hidden layers of 144."""
     layers = keras.layers
-    inputs = keras.Input((49, 10, 1))
+    inputs = keras.Input(shape)
     x = layers.Flatten()(inputs)
     for units in widths or (144,) * 3:
         x = layers.Dense(units, use_bias=False)(x)

@@ -144,25 +144,28 @@ def _plot(done: Sequence[Result], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.8), constrained_layout=True)
-    shown = ((INDEX, "noisy"), ("without", "clean"), ("without", "noisy"))
-    for axes, (split, part) in zip(panels, shown, strict=True):
+    shown = (
+        ("known speakers, noisy", INDEX, "noisy"),
+        ("unknown speaker, clean", "without", "clean"),
+        ("unknown speaker, noisy", "without", "noisy"),
+        ("Fashion-MNIST", FASHION, "clean"),
+    )
+    figure, panels = pyplot.subplots(1, len(shown), figsize=(15, 3.8), constrained_layout=True)
+    for axes, (title, split, part) in zip(panels, shown, strict=True):
+        accuracy = _level_accuracy("int8", part)
         for method, colour in COLOURS.items():
             chosen = [
                 r for r in done
-                if r["family"] == "ds_cnn_s" and r["split"].startswith(split)
-                and r["method"] == method
+                if r["family"] in DS_CNN and r["split"].startswith(split) and r["method"] == method
             ]  # fmt: skip
             if not chosen:
                 continue
-            accuracy = _level_accuracy("int8", part)
             values = np.array([[accuracy(r, n) for n in range(len(PERCENTS))] for r in chosen])
             error = values.std(axis=0) / np.sqrt(len(values))
             axes.errorbar(
                 PERCENTS, values.mean(axis=0), error, marker="o", label=method, color=colour
             )
-        what = "known speakers" if split == INDEX else "unknown speaker"
-        axes.set_title(f"{what}, {part}", loc="left", fontweight="bold")
+        axes.set_title(title, loc="left", fontweight="bold")
         axes.set_xlabel("MACs, % of the full network")
         axes.grid(axis="y", color="#eef1f4")
         axes.spines[["top", "right"]].set_visible(False)

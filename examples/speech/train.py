@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +32,25 @@ MODEL, DATA = HERE / "speech.h5", HERE / "speech.npz"
 BATCH_SIZE, STEPS, LEARNING_RATE, SEED = 64, 1500, 2e-3, 0
 
 
-def ds_cnn_s(
+def ds_cnn(
     keras: Any,
     classes: int,
-    widths: tuple[int, ...] = (64,) * 5,
+    widths: Sequence[int] = (64,) * 5,
+    strides: Sequence[Any] = (2, 1, 1, 1, 1),
     shape: tuple[int, int, int] = (49, 10, 1),
-    rescale: float = 1.0,
 ) -> Any:
-    """DS-CNN-S; `widths` are the channels of the convolution and of the four pointwise ones."""
+    """`widths` and `strides` are of the convolution and of the blocks; those given are DS-CNN-S."""
     layers = keras.layers
     inputs = keras.Input(shape)
-    x = inputs if rescale == 1 else layers.Rescaling(rescale)(inputs)
-    x = layers.Conv2D(widths[0], (10, 4), strides=2, padding="same", use_bias=False)(x)
+    x = layers.Conv2D(widths[0], (10, 4), strides[0], padding="same", use_bias=False)(inputs)
     x = layers.ReLU()(layers.BatchNormalization()(x))
-    for filters in widths[1:]:
-        x = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+    for filters, stride in zip(widths[1:], strides[1:], strict=True):
+        x = layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False)(x)
         x = layers.ReLU()(layers.BatchNormalization()(x))
         x = layers.Conv2D(filters, 1, use_bias=False)(x)
         x = layers.ReLU()(layers.BatchNormalization()(x))
     x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
-    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x), name="ds_cnn_s")
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x), name="ds_cnn")
 
 
 def train(
@@ -94,7 +94,7 @@ def main() -> None:
 
     keras.utils.set_random_seed(SEED)
     dataset, spec = load(arguments.folder, arguments.left_out)
-    network = ds_cnn_s(keras, 12 if spec.startswith("speech-commands") else 10)
+    network = ds_cnn(keras, 12 if spec.startswith("speech-commands") else 10)
     train(network, dataset.train, arguments.steps, SEED)
     assert dataset.test is not None
     answers = network.predict(dataset.test.x, verbose=0).argmax(axis=1)

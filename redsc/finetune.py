@@ -13,38 +13,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from redsc import calibrate, checkpoint, distribution, groups, ir, loss
+from redsc import calibrate, checkpoint, distribution, groups, ir, loss, recipe
 from redsc.checkpoint import Arrays
 from redsc.cost import Tables
-from redsc.data import BATCH_SIZE, Data
+from redsc.data import Data
 from redsc.distribution import Cluster
 from redsc.errors import UsageError
 from redsc.groups import Grouping, Widths
 from redsc.level_network import LevelNetwork, SharedKernels, share_ranges
-from redsc.tf_network import Tensor, forward, predict, tensorflow
+from redsc.recipe import Options
+from redsc.tf_network import Tensor, forward, tensorflow
 from redsc.training import Batches, Descent, mixed
 
 log = logging.getLogger("redsc")
 
 Progress = Callable[[int, int, str], None]
 """Called after every epoch with its number from 1, the number of epochs, and a line of metrics."""
-
-_SAMPLES_SEEN = 60_000
-_EPOCHS = (10, 40)
-"""Default epochs: as many as see about _SAMPLES_SEEN samples, within these bounds."""
-
-_FEW_SAMPLES = 1000
-"""Fewer training samples than these are few."""
-
-_OVERFITTED = 1.5
-"""The network is overfitted when its validation loss is so many times its training loss. On spoken
-digits it is 0.5 times for speakers that were trained with and 15 times for another one."""
 
 _NORM_SAMPLES = 512
 """Training samples on which batch-norm statistics and activation ranges are measured."""
@@ -57,78 +47,6 @@ Below, there is nothing to win: simulation costs time and its gradients are nois
 
 _CHECKPOINT_SECONDS = 10.0
 """Shortest time between two checkpoints."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """None: chosen by the size of the training set, see `suited`.
-
-    epochs 0: batch-norm re-estimated alone. distillation: share of a level's loss that comes from
-    its teacher's output, the rest from the labels. teacher: of the narrow levels, "full" the
-    widest level at the same step, "original" the network as it was given, which always teaches
-    the widest one. mixing: every sample is mixed with another one, which lets a teacher say more
-    than the data does. hints: weight of a further loss, the squared distance of the last hidden
-    units from the teacher's same units in their standard deviations (FitNets: Romero et al., ICLR
-    2015); a reconstruction beside the classification. int8_from: part of the epochs after which
-    rounding to int8 is simulated, if it pays; 1 never does. patience: epochs without a better
-    validation score before training ends; None is a third of the epochs, at least 4.
-    loss_weights: one per level, narrowest first; None weighs all levels alike (the REDS paper,
-    arXiv 2311.13349, takes the square root of each level's parameter share). class_weights: one
-    per class, mean 1. all_levels: every level in every step, instead of the sandwich when there
-    are more than four. tables: what the levels share of them.
-    """
-
-    epochs: int | None = None
-    seed: int = 0
-    batch_size: int = BATCH_SIZE
-    learning_rate: float | None = None
-    warmup_steps: int = 40
-    distillation: float | None = None
-    teacher: Literal["full", "original"] | None = None
-    mixing: bool | None = None
-    hints: float = 0.0
-    int8_from: float = 0.6
-    patience: int | None = None
-    loss_weights: tuple[float, ...] | None = None
-    class_weights: tuple[float, ...] | None = None
-    all_levels: bool = False
-    tables: Tables = "per-level"
-
-
-def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
-    """`options` with what is None chosen for this training data.
-
-    Few labels teach a network less than it knows already. So all levels then learn from the
-    original network's answers, on mixed samples, as far as these are right for the data, which
-    keeps the widest level what it was. Samples are mixed for an overfitted network, too.
-    """
-    train = data.train
-    few = train.stream is None and len(train) < _FEW_SAMPLES
-    chosen: dict[str, Any] = {
-        "epochs": int(np.clip(round(_SAMPLES_SEEN / len(train)), *_EPOCHS)),
-        "learning_rate": 5e-4 if few else 1e-3,
-        "teacher": "original" if few else "full",
-    }
-    if options.mixing is None:
-        chosen["mixing"] = few or _overfitted(graph, data)
-    if options.distillation is None:
-        chosen["distillation"] = 0.5
-        if few and data.task == "classification":
-            right = loss.score(predict(graph, train.x), train.y, graph, data.task)
-            chosen["distillation"] = max(0.5, right)
-    missing = {name: value for name, value in chosen.items() if getattr(options, name) is None}
-    return replace(options, **missing)
-
-
-def _overfitted(graph: ir.Graph, data: Data) -> bool:
-    """Whether a network knows its training data much better than other data."""
-    losses = []
-    for split in (data.train, data.validation):
-        x, y = split.sample(_NORM_SAMPLES, seed=0)
-        values = forward(graph, x)
-        losses.append(float(np.mean(loss.per_sample(graph, values, y, data.task))))
-    log.info("the network's loss is %.4g on training data, %.4g on validation data", *losses)
-    return losses[1] > _OVERFITTED * losses[0]
 
 
 def finetune(
@@ -152,7 +70,7 @@ def finetune(
     `warnings`. Raises ClusterError when another worker is gone, UsageError for weights that are not
     one per level.
     """
-    options = suited(options or Options(), graph, data)
+    options = recipe.suited(options or Options(), graph, data)
     if options.loss_weights is not None and len(options.loss_weights) != len(level_widths):
         raise UsageError(
             f"loss-weights: {len(options.loss_weights)} weights for {len(level_widths)} levels"

@@ -45,6 +45,7 @@ from redsc import (
     project,
     quality,
     quantize,
+    recipe,
     report,
     supernet,
     tf_network,
@@ -395,7 +396,7 @@ class _Training:
     """How to train, on what, where, and the folder that keeps how far it is."""
 
     data: data.Data
-    options: finetune.Options
+    options: recipe.Options
     cluster: Cluster
     checkpoints: Path
 
@@ -410,7 +411,7 @@ def _training(
     """With what the user left open chosen for the data; None without data."""
     if dataset is None:
         return None
-    given = finetune.Options(
+    given = recipe.Options(
         epochs=options.epochs,
         seed=options.seed,
         batch_size=options.batch_size,
@@ -424,7 +425,7 @@ def _training(
         class_weights=loss.class_weights(options.class_weights, dataset),
         all_levels=options.all_levels,
     )
-    suited = finetune.suited(given, graph, dataset)
+    suited = recipe.suited(given, graph, dataset)
     return _Training(dataset, suited, cluster, checkpoints)
 
 

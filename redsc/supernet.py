@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from redsc import calibrate, checkpoint, cost, finetune, groups, ir, loss, objective
+from redsc import calibrate, checkpoint, cost, groups, ir, loss, objective, recipe
 from redsc.data import Data, Split, Task
 from redsc.distribution import Cluster, moments
 from redsc.groups import Grouping, Widths
@@ -188,7 +188,7 @@ class Supernet:
         return np.stack(masks)
 
 
-def steps(options: finetune.Options, train: Split) -> int:
+def steps(options: recipe.Options, train: Split) -> int:
     """Steps at random widths, for a training of the levels with these `suited` options."""
     assert options.epochs is not None
     later = options.epochs * Batches(train, options.batch_size, 0).steps

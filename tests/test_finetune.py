@@ -7,8 +7,8 @@ import pytest
 
 from redsc import calibrate, data, finetune, groups, importance, ir, loss, quantize, training
 from redsc.errors import UsageError
-from redsc.finetune import Options
 from redsc.level_network import LevelNetwork, SharedKernels
+from redsc.recipe import Options
 from redsc.tf_network import forward, predict
 from tests import graphs
 

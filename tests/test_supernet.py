@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from redsc import calibrate, data, distribution, finetune, groups, loss, objective, supernet
+from redsc import calibrate, data, distribution, groups, loss, objective, recipe, supernet
 from redsc.supernet import Supernet
 from redsc.tf_network import forward, tensorflow
 from tests import graphs
@@ -86,7 +86,7 @@ def test_divergence_ends_it_early():
 
 def test_steps_are_a_share_of_the_training():
     split = data.Split(np.zeros((3200, 1), np.float32), np.zeros(3200, np.int64))
-    steps = [supernet.steps(finetune.Options(epochs=count), split) for count in (10, 1, 100)]
+    steps = [supernet.steps(recipe.Options(epochs=count), split) for count in (10, 1, 100)]
     assert steps == [250, 60, 400]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from redsc import data, distribution, finetune, training
+from redsc import data, distribution, recipe, training
 from redsc.tf_network import predict, tensorflow
 from tests.test_finetune import depthwise, task_data
 
@@ -72,24 +72,24 @@ def test_an_overfitted_network_learns_from_mixed_samples():
     right = data.Split(x, answers.argmax(axis=-1))
     wrong = data.Split(x[:200], answers[:200].argmin(axis=-1))
     overfitted = data.Data("classification", right, wrong, None)
-    assert finetune.suited(finetune.Options(), graph, overfitted).mixing
+    assert recipe.suited(recipe.Options(), graph, overfitted).mixing
     general = data.Data("classification", right, right, None)
-    assert not finetune.suited(finetune.Options(), graph, general).mixing
+    assert not recipe.suited(recipe.Options(), graph, general).mixing
 
 
 def test_few_data_learn_from_the_network_as_far_as_it_is_right():
     graph = depthwise()
     dataset = task_data(graph.input.shape)
-    few = finetune.suited(finetune.Options(), graph, dataset)
+    few = recipe.suited(recipe.Options(), graph, dataset)
     assert (few.mixing, few.teacher, few.learning_rate) == (True, "original", 5e-4)
     assert few.distillation == 0.5  # the network is not trained: no better than half
-    given = finetune.Options(distillation=0.2, mixing=False, teacher="full", epochs=3)
-    assert finetune.suited(given, graph, dataset) == finetune.Options(
+    given = recipe.Options(distillation=0.2, mixing=False, teacher="full", epochs=3)
+    assert recipe.suited(given, graph, dataset) == recipe.Options(
         distillation=0.2, mixing=False, teacher="full", epochs=3, learning_rate=5e-4
     )
     many = np.zeros((2000, *graph.input.shape), np.float32)
     split = data.Split(many, np.zeros(2000, np.int64))
     full = data.Data("classification", split, dataset.validation, None)
-    assert finetune.suited(finetune.Options(), graph, full) == finetune.Options(
+    assert recipe.suited(recipe.Options(), graph, full) == recipe.Options(
         epochs=30, learning_rate=1e-3, distillation=0.5, teacher="full", mixing=False
     )

@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from redsc import distribution, finetune
+from redsc import distribution, finetune, recipe
 from redsc.errors import RedscError
 from redsc.tf_network import tensorflow
 from tests.test_finetune import depthwise, level_widths, task_data
@@ -45,7 +45,7 @@ def main() -> int:
         grouping, widths = level_widths(graph)
         levels = finetune.finetune(
             graph, grouping, widths, task_data(graph.input.shape),
-            finetune.Options(epochs=EPOCHS, batch_size=16, int8_from=0.5, patience=EPOCHS),
+            recipe.Options(epochs=EPOCHS, batch_size=16, int8_from=0.5, patience=EPOCHS),
             progress, cluster=cluster, folder=Path(folder),
         )  # fmt: skip
     except RedscError as error:

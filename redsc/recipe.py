@@ -1,0 +1,102 @@
+"""How the levels are trained: what the user leaves open is chosen for the data and the network."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from redsc import ir, loss
+from redsc.cost import Tables
+from redsc.data import BATCH_SIZE, Data
+from redsc.tf_network import forward, predict
+
+log = logging.getLogger("redsc")
+
+_SAMPLES_SEEN = 60_000
+_EPOCHS = (10, 40)
+"""Default epochs: as many as see about _SAMPLES_SEEN samples, within these bounds."""
+
+_FEW_SAMPLES = 1000
+"""Fewer training samples than these are few."""
+
+_OVERFITTED = 1.5
+"""The network is overfitted when its validation loss is so many times its training loss. On spoken
+digits it is 0.5 times for speakers that were trained with and 15 times for another one."""
+
+_COMPARED_SAMPLES = 512
+"""Training and validation samples on which a network's losses are compared."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """None: chosen by the size of the training set, see `suited`.
+
+    epochs 0: batch-norm re-estimated alone. distillation: share of a level's loss that comes from
+    its teacher's output, the rest from the labels. teacher: of the narrow levels, "full" the
+    widest level at the same step, "original" the network as it was given, which always teaches
+    the widest one. mixing: every sample is mixed with another one, which lets a teacher say more
+    than the data does. hints: weight of a further loss, the squared distance of the last hidden
+    units from the teacher's same units in their standard deviations (FitNets: Romero et al., ICLR
+    2015); a reconstruction beside the classification. int8_from: part of the epochs after which
+    rounding to int8 is simulated, if it pays; 1 never does. patience: epochs without a better
+    validation score before training ends; None is a third of the epochs, at least 4.
+    loss_weights: one per level, narrowest first; None weighs all levels alike (the REDS paper,
+    arXiv 2311.13349, takes the square root of each level's parameter share). class_weights: one
+    per class, mean 1. all_levels: every level in every step, instead of the sandwich when there
+    are more than four. tables: what the levels share of them.
+    """
+
+    epochs: int | None = None
+    seed: int = 0
+    batch_size: int = BATCH_SIZE
+    learning_rate: float | None = None
+    warmup_steps: int = 40
+    distillation: float | None = None
+    teacher: Literal["full", "original"] | None = None
+    mixing: bool | None = None
+    hints: float = 0.0
+    int8_from: float = 0.6
+    patience: int | None = None
+    loss_weights: tuple[float, ...] | None = None
+    class_weights: tuple[float, ...] | None = None
+    all_levels: bool = False
+    tables: Tables = "per-level"
+
+
+def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
+    """`options` with what is None chosen for this training data.
+
+    Few labels teach a network less than it knows already. So all levels then learn from the
+    original network's answers, on mixed samples, as far as these are right for the data, which
+    keeps the widest level what it was. Samples are mixed for an overfitted network, too.
+    """
+    train = data.train
+    few = train.stream is None and len(train) < _FEW_SAMPLES
+    chosen: dict[str, Any] = {
+        "epochs": int(np.clip(round(_SAMPLES_SEEN / len(train)), *_EPOCHS)),
+        "learning_rate": 5e-4 if few else 1e-3,
+        "teacher": "original" if few else "full",
+    }
+    if options.mixing is None:
+        chosen["mixing"] = few or _overfitted(graph, data)
+    if options.distillation is None:
+        chosen["distillation"] = 0.5
+        if few and data.task == "classification":
+            right = loss.score(predict(graph, train.x), train.y, graph, data.task)
+            chosen["distillation"] = max(0.5, right)
+    missing = {name: value for name, value in chosen.items() if getattr(options, name) is None}
+    return replace(options, **missing)
+
+
+def _overfitted(graph: ir.Graph, data: Data) -> bool:
+    """Whether a network knows its training data much better than other data."""
+    losses = []
+    for split in (data.train, data.validation):
+        x, y = split.sample(_COMPARED_SAMPLES, seed=0)
+        values = forward(graph, x)
+        losses.append(float(np.mean(loss.per_sample(graph, values, y, data.task))))
+    log.info("the network's loss is %.4g on training data, %.4g on validation data", *losses)
+    return losses[1] > _OVERFITTED * losses[0]

@@ -83,6 +83,7 @@ class Probes:
     measure: Callable[[Sequence[Widths]], np.ndarray]
     seed: int
     uniform_alone: bool = False  # of those that are measured, one is uniform anyway
+    least_of_uniform: float = 0.7
     _measured: dict[tuple[int, ...], float] = field(default_factory=dict)
     _gains: dict[tuple[int, ...], tuple[Gains, ...]] = field(default_factory=dict)
 

@@ -95,6 +95,11 @@ class Objective(Protocol):
         ...
 
     @property
+    def least_of_uniform(self) -> float:
+        """Smallest share of its uniform width that a group keeps, as far as gains are trusted."""
+        ...
+
+    @property
     def uniform_alone(self) -> bool:
         """Whether only uniform widths are to be taken, to compare with."""
         ...
@@ -106,6 +111,7 @@ class Fixed:
 
     prior: Gains
     uniform_alone: bool = False
+    least_of_uniform: float = 0.0
 
     def gains(self, around: Widths) -> Sequence[Gains]:
         return (self.prior,)
@@ -260,7 +266,7 @@ def _top_down(search: Search, grid: Grid, percents: Sequence[float]) -> list[Lev
 
 def _best_level(search: Search, candidates: Candidates, percent: float, limits: Limits) -> Level:
     """The best of several levels: optima of all the objective's gains near the uniform widths,
-    and those themselves."""
+    and those themselves. No group gets much less than its uniform width."""
 
     def fits(widths: dict[str, int]) -> bool:
         return not violations(search.model, limits, widths) and not search.excess_bytes(widths)
@@ -270,6 +276,11 @@ def _best_level(search: Search, candidates: Candidates, percent: float, limits: 
         gains = search.objective.prior
         return Level(percent, largest, gains, gains.total(largest), seconds=0.0)
     uniform = _uniform(search, candidates, fits)
+    if uniform is not None:
+        least = {g: search.objective.least_of_uniform * width for g, width in uniform.items()}
+        candidates = {
+            g: tuple(w for w in widths if w >= least[g]) for g, widths in candidates.items()
+        }
     first, *others = search.objective.gains(uniform or largest)
     levels, started = [], time.monotonic()
     if uniform is not None and (others or search.objective.uniform_alone):

@@ -86,7 +86,7 @@ def test_probes_measure_each_widths_once_and_choose_the_least_loss():
         return true_losses(grouping, true, level_widths)
 
     probes = objective.Probes(grouping, measure, seed=0)
-    options = SearchOptions(percents=(30, 60, 100), channel_step=2, min_width=2)
+    options = SearchOptions(percents=(30, 60, 100), channel_step=1, min_width=1)
     found = find_levels(graph, grouping, probes, options)
     assert len(asked) == len(set(asked))
     again = find_levels(graph, grouping, objective.Probes(grouping, measure, seed=0), options)
@@ -99,6 +99,8 @@ def test_probes_measure_each_widths_once_and_choose_the_least_loss():
     ]
     assert np.all(losses[0] <= losses[1])
     assert losses[0][0] < 0.99 * losses[1][0]
+    for name, width in plain.levels[0].widths.items():
+        assert found.levels[0].widths[name] >= probes.least_of_uniform * width
     assert {level.origin for level in plain.levels[:-1]} == {"uniform"}
     assert found.levels[-1].widths == grouping.full_widths
 

@@ -110,7 +110,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
 
     checkpoints = checkpoint.folder(options, model.sha256)
     training = _training(options, graph, dataset, cluster, checkpoints)
-    goal = _objective(options, graph, grouping, scores, training, progress)
+    goal = _objective(options, graph, grouping, scores, training, progress, warnings)
     progress.stage("search widths")
     found = _search(options, graph, grouping, goal, warnings)
     for number, level in enumerate(found.levels):
@@ -339,6 +339,7 @@ def _objective(
     scores: importance.Scores,
     training: _Training | None,
     progress: Progress,
+    warnings: list[str],
 ) -> Objective:
     """What the search maximises; "probes" trains a supernet first."""
     name = _objective_name(options)
@@ -353,6 +354,12 @@ def _objective(
         graph, grouping, training.data, supernet.steps(training.options, training.data.train),
         options.batch_size, options.seed, training.cluster, progress.step, training.checkpoints,
     )  # fmt: skip
+    if network is None:
+        warnings.append(
+            "training at random widths diverged (a loss was not finite), so widths are not "
+            "measured: the search takes --objective harmonic; check the scale of the data"
+        )
+        return Fixed(objective.harmonic(grouping))
     measure_losses = supernet.measure(network, training.data, options.seed)
     return objective.Probes(grouping, measure_losses, options.seed)
 

@@ -222,12 +222,28 @@ def train(
     cluster: Cluster,
     progress: Callable[[int, int, str], None],
     folder: Path | None = None,
-) -> Supernet:
+) -> Supernet | None:
     """A Supernet that starts from `graph` and learns for `steps` steps at random widths.
 
     Same seed and data, same result. `folder` keeps the result, so that a search which is
-    interrupted need not train again. Stops early, with what it has, when a loss is not finite.
+    interrupted need not train again. None when a loss is not finite. Raises ClusterError when
+    another worker is gone.
     """
+    with cluster.explained():
+        return _train(graph, grouping, data, steps, batch_size, seed, cluster, progress, folder)
+
+
+def _train(
+    graph: ir.Graph,
+    grouping: Grouping,
+    data: Data,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    cluster: Cluster,
+    progress: Callable[[int, int, str], None],
+    folder: Path | None,
+) -> Supernet | None:
     with cluster.strategy.scope():
         network = Supernet(graph, grouping)
         descent = Descent(cluster, network.variables, _LEARNING_RATE, steps, _WARMUP_STEPS)
@@ -254,8 +270,8 @@ def train(
         descent.at_step(number)
         value = float(step(samples, network.random_masks(generator)))
         if not np.isfinite(value):
-            log.warning("training at random widths diverged in step %d of %d", number + 1, steps)
-            break
+            log.info("training at random widths diverged in step %d of %d", number + 1, steps)
+            return None
         if (number + 1) % 25 == 0 or number + 1 == steps:
             progress(number + 1, steps, f"random widths, loss {value:.4g}")
     if file is not None and cluster.is_chief:

@@ -75,13 +75,15 @@ def test_training_at_random_widths_helps_them_repeatably(tmp_path):
 
 
 @pytest.mark.slow
-def test_divergence_ends_it_early():
+def test_divergence_ends_it_early(tmp_path):
     graph = depthwise()
     dataset = task_data(graph.input.shape)
     bad = data.Split(np.full_like(dataset.train.x, np.inf), dataset.train.y)
     seen: list[tuple[int, int, str]] = []
-    trained(data.Data("classification", bad, dataset.validation, None), graph, seen=seen)
+    broken = data.Data("classification", bad, dataset.validation, None)
+    assert trained(broken, graph, seen=seen, folder=tmp_path) is None
     assert not seen
+    assert not list(tmp_path.iterdir())  # nothing that a next run would go on with
 
 
 def test_steps_are_a_share_of_the_training():

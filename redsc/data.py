@@ -116,7 +116,7 @@ def _read(network: Network, seed: int) -> Mapping[str, Any]:
         return class_folders.read(Path(spec), network, seed)
     if not user_datasets.names_function(spec):
         return _read_npz(Path(spec))
-    given = user_datasets.call(spec)
+    given = user_datasets.call(spec, seed)
     if any(user_datasets.is_dataset(value) for value in given.values()):
         return _as_sources(given, network)
     return given

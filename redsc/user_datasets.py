@@ -38,9 +38,14 @@ def _is_endless(dataset: Any) -> bool:
     return int(dataset.cardinality()) == int(tensorflow().data.INFINITE_CARDINALITY)
 
 
-def call(spec: str) -> dict[str, Any]:
-    """What the user's function returns, by split or npz key. Runs the user's own code."""
-    tensorflow()  # the one that redsc runs, before the user's module imports it
+def call(spec: str, seed: int) -> dict[str, Any]:
+    """What the user's function returns, by split or npz key. Runs the user's own code.
+
+    Python's, numpy's and TensorFlow's generators start from `seed`, so that what it shuffles comes
+    in the same order again, and on all workers.
+    """
+    tf = tensorflow()  # the one that redsc runs, before the user's module imports it
+    tf.keras.utils.set_random_seed(seed)
     module_name, function_name = spec.rsplit(":", 1)
     try:
         function = getattr(_import(module_name), function_name)

@@ -12,11 +12,12 @@ from redsc import ir, loss
 from redsc.cost import Tables
 from redsc.data import BATCH_SIZE, Data
 from redsc.tf_network import forward, predict
+from redsc.training import Batches
 
 log = logging.getLogger("redsc")
 
 _SAMPLES_SEEN = 60_000
-_EPOCHS = (10, 40)
+_EPOCHS = (5, 40)
 """Default epochs: as many as see about _SAMPLES_SEEN samples, within these bounds."""
 
 _FEW_SAMPLES = 1000
@@ -75,8 +76,9 @@ def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
     """
     train = data.train
     few = train.stream is None and len(train) < _FEW_SAMPLES
+    epoch_samples = Batches(train, options.batch_size, options.seed).steps * options.batch_size
     chosen: dict[str, Any] = {
-        "epochs": int(np.clip(round(_SAMPLES_SEEN / len(train)), *_EPOCHS)),
+        "epochs": int(np.clip(round(_SAMPLES_SEEN / epoch_samples), *_EPOCHS)),
         "learning_rate": 5e-4 if few else 1e-3,
         "teacher": "original" if few else "full",
     }

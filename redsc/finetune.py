@@ -81,7 +81,8 @@ def finetune(
         return levels
     cluster = cluster or distribution.connect("one-device")
     warnings = warnings if warnings is not None else []
-    trainer = _Trainer(graph, levels, level_widths, data, options, cluster)
+    with cluster.explained():
+        trainer = _Trainer(graph, levels, level_widths, data, options, cluster)
     file = None
     if folder is not None:
         name = _digest(graph, level_widths, data, options)
@@ -365,6 +366,8 @@ def _train(
     """Runs all epochs; the levels of the best validated one, None when there is none."""
     patience = trainer.options.patience or max(trainer.epochs // 3, 4)
     float_epochs = _float_epochs(trainer.options.int8_from, trainer.epochs)
+    # Scores may turn again when int8 is simulated.
+    first_stop = float_epochs if float_epochs < trainer.epochs else 0
     run, saved = (_Run() if file is None else _Run.resume(file, trainer)), time.monotonic()
     while run.epoch < trainer.epochs:
         if run.epoch == float_epochs:
@@ -379,7 +382,7 @@ def _train(
         progress(run.epoch, trainer.epochs, f"loss {mean_loss:.4g}, {scores}")
         if scores.key > run.best_key:
             run.best, run.best_key, run.best_epoch = trainer.state(), scores.key, run.epoch
-        elif run.epoch > float_epochs and run.epoch - run.best_epoch >= patience:
+        elif run.epoch > first_stop and run.epoch - run.best_epoch >= patience:
             break
         due = time.monotonic() > saved + _CHECKPOINT_SECONDS
         if file is not None and due and trainer.cluster.is_chief:

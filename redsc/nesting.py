@@ -120,7 +120,7 @@ def levels_of(search: Search) -> Nesting:
         levels=found,
         solver=solver_name(),
         seconds=time.monotonic() - started,
-        proven_optimal=gap == 0,
+        proven_optimal=gap == 0 and not search.objective.uniform_alone,
         gap=gap,
         warnings=(*warnings, *_gap_warnings(found, options.time_limit_s)),
         dropped=tuple(dropped),

@@ -40,24 +40,27 @@ def output_bounds(graph: ir.Graph) -> tuple[float, float]:
     return -math.inf, math.inf
 
 
-def class_weights(given: Sequence[float] | str | None, dataset: Data) -> tuple[float, ...] | None:
+def class_weights(
+    given: Sequence[float] | str | None, dataset: Data, classes: int
+) -> tuple[float, ...] | None:
     """What a sample of each class counts in training, 1 on average over the classes.
 
     given "balanced": inversely to how many training samples a class has (of a stream, in the part
-    that is known). Raises UsageError when there are no classes, or as many weights as classes.
+    that is known); a class without any counts 1. Raises UsageError when there are no classes, or
+    not as many weights as classes.
     """
     if given is None:
         return None
     if dataset.task != "classification":
         raise UsageError(f"class-weights: the task is {dataset.task}, there are no classes")
-    counts = np.bincount(dataset.train.y)
-    if isinstance(given, str):
-        weights = np.where(counts > 0, 1 / np.maximum(counts, 1), 0.0)
-    else:
-        weights = np.array(given)
-        if len(weights) < len(counts):
-            raise UsageError(f"class-weights: {len(weights)} weights for {len(counts)} classes")
-    return tuple((weights / weights[weights > 0].mean()).tolist())
+    if not isinstance(given, str):
+        if len(given) != classes:
+            raise UsageError(f"class-weights: {len(given)} weights for {classes} classes")
+        return tuple((np.array(given) / np.mean(given)).tolist())
+    counts = np.bincount(dataset.train.y, minlength=classes)
+    weights = 1 / np.maximum(counts, 1)
+    seen = counts > 0
+    return tuple(np.where(seen, weights / weights[seen].mean(), 1.0).tolist())
 
 
 def per_sample(graph: ir.Graph, values: Mapping[str, Tensor], y: Tensor, task: Task) -> Tensor:

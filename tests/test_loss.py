@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from redsc import ir, loss
+from redsc import data, ir, loss
+from redsc.errors import UsageError
 from redsc.tf_network import forward
 from tests import graphs
 
@@ -105,3 +106,19 @@ def test_outputs_reach_their_bounds_and_no_further(last, activation, bounds):
     assert outputs.max() >= finite[1]
     assert outputs.min() >= bounds[0]
     assert outputs.max() <= bounds[1]
+
+
+def test_class_weights_are_one_on_average_and_one_per_class():
+    x = np.zeros((6, 3), np.float32)
+    split = data.Split(x, np.array([0, 0, 0, 0, 1, 1]))
+    dataset = data.Data("classification", split, split, None)
+    assert loss.class_weights(None, dataset, 3) is None
+    assert loss.class_weights((2.0, 4.0, 6.0), dataset, 3) == (0.5, 1.0, 1.5)
+    # class 2 has no sample: it neither counts in the mean nor is left out of training
+    np.testing.assert_allclose(loss.class_weights("balanced", dataset, 3), (2 / 3, 4 / 3, 1.0))
+    for wrong in ((1.0, 1.0), (1.0,) * 4):
+        with pytest.raises(UsageError, match=f"{len(wrong)} weights for 3 classes"):
+            loss.class_weights(wrong, dataset, 3)
+    regression = data.Data("regression", data.Split(x, x), data.Split(x, x), None)
+    with pytest.raises(UsageError, match="there are no classes"):
+        loss.class_weights("balanced", regression, 3)

@@ -281,7 +281,9 @@ class _Trainer:
                 count += len(x)
             losses.append(level_loss / count)
             scores.append(level_score / count)
-        return _Scores(tuple(losses), tuple(scores), task)
+        # What they decide must be the same everywhere; the last bit may differ.
+        told = self.cluster.from_chief({"losses": np.array(losses), "scores": np.array(scores)})
+        return _Scores(tuple(told["losses"].tolist()), tuple(told["scores"].tolist()), task)
 
     def _named(self) -> dict[str, Any]:
         """Every variable that decides how training goes on, by a name of its own."""

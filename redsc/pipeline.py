@@ -21,6 +21,7 @@ from redsc import (
     calibrate,
     checkpoint,
     class_plots,
+    classification,
     data,
     distribution,
     finetune,
@@ -429,11 +430,20 @@ def _training(
         hints=options.hints,
         int8_from=options.int8_from,
         loss_weights=options.loss_weights,
-        class_weights=loss.class_weights(options.class_weights, dataset),
+        class_weights=loss.class_weights(
+            options.class_weights, dataset, classification.class_count(graph)
+        ),
         all_levels=options.all_levels,
     )
     suited = recipe.suited(given, graph, dataset)
-    return _Training(dataset, suited, cluster, checkpoints)
+    # Chosen by measured losses, which may differ in the last bit elsewhere.
+    told = cluster.from_chief(
+        {name: np.array(float(getattr(suited, name))) for name in ("mixing", "distillation")}
+    )
+    agreed = dataclasses.replace(
+        suited, mixing=bool(told["mixing"]), distillation=float(told["distillation"])
+    )
+    return _Training(dataset, agreed, cluster, checkpoints)
 
 
 def _agreed(

@@ -21,6 +21,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -71,11 +72,13 @@ def _work(arguments: argparse.Namespace) -> None:
         print(f"{time.strftime('%H:%M:%S')} {job.key}", flush=True)
         try:
             result = work.run(workshop, job, done)
-        finally:
-            _lock_file(arguments.folder, job).unlink(missing_ok=True)
+        except Exception:  # the next job may do; this one stays claimed, so is not tried again now
+            traceback.print_exc()
+            continue
         with RESULTS.open("a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(json.dumps(result) + "\n")
+            file.write("\n" + json.dumps(result))  # an earlier line may have been cut off
+        _lock_file(arguments.folder, job).unlink()
 
 
 def _ready(job, done) -> bool:
@@ -98,15 +101,18 @@ def _claim(folder: Path, candidates):
     for job in candidates:
         path = _lock_file(folder, job)
         path.parent.mkdir(parents=True, exist_ok=True)
+        own = path.parent / f".{os.getpid()}"
+        own.write_text(str(os.getpid()))
         try:
-            with path.open("x") as file:
-                file.write(str(os.getpid()))
+            os.link(own, path)  # appears with its content, or not at all
             return job
         except FileExistsError:
-            text = path.read_text() if path.exists() else ""
-            if text.isdigit() and not Path(f"/proc/{text}").exists():
+            owner = path.read_text() if path.exists() else ""
+            if not Path(f"/proc/{owner}").exists():
                 path.unlink(missing_ok=True)
                 return _claim(folder, candidates)
+        finally:
+            own.unlink(missing_ok=True)
     return None
 
 

@@ -354,11 +354,14 @@ def _from_sources(given: Mapping[str, Source], network: Network) -> _Splits:
         if part.y is not None:
             arrays["y_" + name] = np.stack(part.y)
         split = _split(arrays, "_" + name, task, network)
-        if name == "train" and (given[name].varies or not part.complete):
-            split = replace(split, stream=_checked_stream(given[name].samples, task, network))
+        source = given[name]
+        if name == "train" and (
+            source.varies or not part.complete or sources.is_augmented(source, part)
+        ):
+            split = replace(split, stream=_checked_stream(source.samples, task, network))
         elif not part.complete:
             memory = f"does not fit in {sources.MEMORY_BYTES >> 20} MiB"
-            reason = "never ends" if given[name].endless else memory
+            reason = "never ends" if source.endless else memory
             warnings.append(
                 f"data {network.source}: dataset {name!r} {reason}; its first {len(split)} "
                 "samples are used"

@@ -6,6 +6,7 @@ And what they must fit: every reader of data (`user_datasets`, `class_folders`, 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -23,6 +24,9 @@ MEMORY_BYTES = 1 << 30
 
 ENDLESS_SAMPLES = 4096
 """Kept of a source that repeats for ever: enough for calibration, and to validate or test with."""
+
+_COMPARED_SAMPLES = 64
+"""Of a second pass, to see whether they were in the first one."""
 
 VALIDATION_FRACTION = 0.1
 """Of the training samples, where no validation samples are given."""
@@ -134,6 +138,13 @@ def collect(source: Source, where: str, limit_bytes: int) -> Collected:
                 where, len(xs), limit_bytes >> 20,
             )  # fmt: skip
     return Collected(xs, ys or None, complete=True)
+
+
+def is_augmented(source: Source, first_pass: Collected) -> bool:
+    """Whether another pass gives samples that the first, complete one did not."""
+    known = {hash(x.tobytes()) for x in first_pass.x}
+    again = itertools.islice(source.samples(None), _COMPARED_SAMPLES)
+    return any(hash(np.asarray(x).tobytes()) not in known for x, _ in again)
 
 
 def batched(

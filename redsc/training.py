@@ -11,6 +11,7 @@ import numpy as np
 from redsc import distribution
 from redsc.data import Split
 from redsc.distribution import Cluster
+from redsc.errors import UsageError
 from redsc.tf_network import Tensor, tensorflow
 
 STREAM_STEPS = 1000
@@ -45,7 +46,14 @@ class Batches:
     def _endless(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         generator = np.random.default_rng(self._seed)
         while True:
-            yield from self._split.batches(self._size, generator)
+            batch = None
+            for batch in self._split.batches(self._size, generator):
+                yield batch
+            if batch is None:
+                raise UsageError(
+                    f"the training data gave less than a batch of {self._size} samples in a new "
+                    "pass; a dataset must give all its samples again each time it is read"
+                )
 
 
 class Descent:

@@ -213,6 +213,21 @@ def pairs(parts=2):
 def named():
     return {"train": tf.data.Dataset.from_tensor_slices((x.reshape(-1, 4, 3), y))}
 
+def augmented():
+    def noisy():
+        for row, label in zip(x, y):
+            yield (row + np.random.normal(size=12)).reshape(4, 3), label
+
+    signature = (tf.TensorSpec((4, 3)), tf.TensorSpec((), tf.int32))
+    return {"train": tf.data.Dataset.from_generator(noisy, output_signature=signature)}
+
+def augmented_for_ever():
+    sets = named()["train"]
+    return sets.map(lambda x, y: (x + tf.random.normal((4, 3), dtype=x.dtype), y)).repeat(), sets
+
+def shuffled():
+    return {"train": named()["train"].shuffle(40)}
+
 def alone():
     return tf.data.Dataset.from_tensor_slices(x).batch(8)
 
@@ -312,6 +327,24 @@ def test_a_set_larger_than_memory_is_streamed(module, monkeypatch):
     assert not any(sample.tobytes() in seen for sample in held)
     shuffled = list(result.train.batches(8, np.random.default_rng(0)))
     assert [len(x) for x, _ in shuffled] == [8] * ((40 - len(held)) // 8)
+
+
+def test_an_augmented_set_is_read_anew_in_every_pass(module):
+    result = load(f"{module}:augmented")
+    assert result.train.stream is not None
+    first, second = (np.concatenate([x for x, _ in result.train.batches(8)]) for _ in range(2))
+    assert first.shape == second.shape
+    assert not np.array_equal(first, second)
+    again = load(f"{module}:augmented")
+    assert np.array_equal(again.train.x, result.train.x)  # seeded
+    assert load(f"{module}:shuffled").train.stream is None
+    for_ever = [load(f"{module}:augmented_for_ever").train for _ in range(2)]
+    first, again = (
+        [x for x, _ in itertools.islice(train.batches(40, np.random.default_rng(0)), 2)]
+        for train in for_ever
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first[0], first[1])
 
 
 def test_an_endless_set_is_known_by_its_first_samples(module, monkeypatch):

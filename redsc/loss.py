@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from redsc import ir
+from redsc import distribution, ir
 from redsc.data import Data, Task
 from redsc.errors import UsageError
 from redsc.tf_network import Tensor, tensorflow
@@ -106,11 +106,11 @@ def distillation(
 def hint(ours: Tensor, theirs: Tensor) -> Tensor:
     """float32 (samples,): mean squared distance of hidden units from the teacher's, a constant.
 
-    In standard deviations of the teacher's units over the batch, so that layers compare.
+    In standard deviations of the teacher's units over the global batch, so that layers compare.
     """
     tf = tensorflow()
     theirs = tf.stop_gradient(theirs)
-    _, variance = tf.nn.moments(theirs, list(range(len(theirs.shape) - 1)))
+    _, variance = distribution.moments(theirs)
     distance = (ours - theirs) ** 2 / (tf.reduce_mean(variance) + 1e-6)
     return tf.reduce_mean(distance, axis=list(range(1, len(distance.shape))))
 

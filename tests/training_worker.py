@@ -45,7 +45,9 @@ def main() -> int:
         grouping, widths = level_widths(graph)
         levels = finetune.finetune(
             graph, grouping, widths, task_data(graph.input.shape),
-            recipe.Options(epochs=EPOCHS, batch_size=16, int8_from=0.5, patience=EPOCHS),
+            recipe.Options(
+                epochs=EPOCHS, batch_size=16, int8_from=0.5, patience=EPOCHS, hints=0.1
+            ),
             progress, cluster=cluster, folder=Path(folder),
         )  # fmt: skip
     except RedscError as error:

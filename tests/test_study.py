@@ -52,6 +52,21 @@ def test_differences_are_paired_by_split_and_seed():
     assert lines[4].endswith("| 5.00 ± 0.00 |")
 
 
+def test_levels_of_any_number_stand_at_their_percentages():
+    results = [
+        result("redsc", 0, [0.5, 0.6, 0.7, 0.8]),
+        result("2 levels", 0, [0.61, 0.81]),
+        result("10 levels", 0, [0.1 * n for n in range(10)]),
+    ]
+    text = tables._numbers_of_levels(results).splitlines()
+    assert text[0].split(" | ")[2:5] == ["20 %", "25 %", "30 %"]
+    two = text[3].split(" | ")
+    assert (two[0], two[6], two[-1]) == ("| 2 levels", "61.00", "81.00 |")
+    assert two[1] == "-"
+    everything = "\n".join(tables._sections(results))
+    assert "61.00" in everything
+
+
 def test_rows_are_means_over_seeds_of_means_over_splits():
     results = [
         result("redsc", 0, [0.5] * 4, "without-theo"),

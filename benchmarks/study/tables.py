@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jobs import FASHION, INDEX, METHODS, PERCENTS, SCRATCH, SPEAKERS, all_jobs
+from jobs import FASHION, INDEX, METHODS, PERCENTS, SCRATCH, SPEAKERS, UNMIXED, all_jobs
 from work import read_results
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -51,8 +51,19 @@ def _sections(done: Sequence[Result]) -> Iterable[str]:
             yield _differences(chosen, part)
     chosen = [r for r in done if r["family"] == "ds_cnn_s" and r["split"] == INDEX]
     yield "### Ablations, DS-CNN-S, index split, noisy\n"
-    four = [method for method in METHODS if "levels" not in METHODS[method]]
+    four = [m for m in METHODS if "levels" not in METHODS[m] and m != UNMIXED]
     yield _table(four, [_row(chosen, m, _level_accuracy("int8", "noisy")) for m in four])
+    yield "### More and fewer levels, DS-CNN-S, index split, noisy\n"
+    yield _numbers_of_levels(chosen)
+    yield f"### Mixing, DS-CNN-S, without {SPEAKERS[0]}\n"
+    chosen = [
+        r for r in done if r["family"] == "ds_cnn_s" and r["split"] == f"without-{SPEAKERS[0]}"
+    ]
+    mixing = [(method, part) for method in ("redsc", UNMIXED) for part in PARTS]
+    yield _table(
+        [f"{method}, {part}" for method, part in mixing],
+        [_row(chosen, method, _level_accuracy("int8", part)) for method, part in mixing],
+    )
     yield "### Other families, index split, noisy\n"
     labels, rows = [], []
     for family in ("cnn", "dense", "resnet"):
@@ -65,6 +76,26 @@ def _sections(done: Sequence[Result]) -> Iterable[str]:
     redsc = [r for r in done if r["method"] == "redsc"]
     loss = [_loss(redsc, number) for number in range(len(PERCENTS))]
     yield _table(["int8 - float, pp"], [loss])
+
+
+def _numbers_of_levels(results: Sequence[Result]) -> str:
+    """Accuracy at every percentage that any number of levels has."""
+    counts: dict[str, Sequence[float]] = {"redsc": PERCENTS}
+    counts |= {
+        method: options["levels"] for method, options in METHODS.items() if "levels" in options
+    }
+    percents = sorted({percent for levels in counts.values() for percent in levels})
+    accuracy = _level_accuracy("int8", "noisy")
+    rows = []
+    for method, levels in counts.items():
+        of_method = [r for r in results if r["method"] == method]
+        row = []
+        for percent in percents:
+            values = [accuracy(r, levels.index(percent)) for r in of_method if percent in levels]
+            row.append(_mean(values))
+        rows.append(row)
+    labels = [f"{len(levels)} levels" for levels in counts.values()]
+    return _table(labels, rows, percents)
 
 
 def _level_accuracy(kind: str, part: str) -> Accuracy:
@@ -128,10 +159,12 @@ def _loss(results: Sequence[Result], number: int) -> str:
     return _mean(values)
 
 
-def _table(labels: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(
+    labels: Sequence[str], rows: Sequence[Sequence[str]], percents: Sequence[float] = PERCENTS
+) -> str:
     lines = [
-        f"| | {' | '.join(f'{percent} %' for percent in PERCENTS)} |",
-        "|---|" + "---:|" * len(PERCENTS),
+        f"| | {' | '.join(f'{percent:g} %' for percent in percents)} |",
+        "|---|" + "---:|" * len(percents),
         *(f"| {label} | {' | '.join(row)} |" for label, row in zip(labels, rows, strict=True)),
     ]
     return "\n".join(lines) + "\n"

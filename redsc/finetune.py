@@ -81,13 +81,12 @@ def finetune(
         return levels
     cluster = cluster or distribution.connect("one-device")
     warnings = warnings if warnings is not None else []
-    with cluster.explained():
-        trainer = _Trainer(graph, levels, level_widths, data, options, cluster)
     file = None
     if folder is not None:
         name = _digest(graph, level_widths, data, options)
         file = folder / f"{name}.npz"
     with cluster.explained():
+        trainer = _Trainer(graph, levels, level_widths, data, options, cluster)
         best = _train(trainer, progress or _no_progress, warnings, file)
     return levels if best is None else best
 

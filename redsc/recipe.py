@@ -10,9 +10,9 @@ import numpy as np
 
 from redsc import ir, loss
 from redsc.cost import Tables
-from redsc.data import BATCH_SIZE, Data
+from redsc.data import BATCH_SIZE, Data, Split
 from redsc.tf_network import forward, predict
-from redsc.training import Batches
+from redsc.training import epoch_steps
 
 log = logging.getLogger("redsc")
 
@@ -76,7 +76,7 @@ def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
     """
     train = data.train
     few = train.stream is None and len(train) < _FEW_SAMPLES
-    epoch_samples = Batches(train, options.batch_size, options.seed).steps * options.batch_size
+    epoch_samples = epoch_steps(train, options.batch_size) * options.batch_size
     chosen: dict[str, Any] = {
         "epochs": int(np.clip(round(_SAMPLES_SEEN / epoch_samples), *_EPOCHS)),
         "learning_rate": 5e-4 if few else 1e-3,
@@ -97,8 +97,11 @@ def _overfitted(graph: ir.Graph, data: Data) -> bool:
     """Whether a network knows its training data much better than other data."""
     losses = []
     for split in (data.train, data.validation):
-        x, y = split.sample(_COMPARED_SAMPLES, seed=0)
-        values = forward(graph, x)
-        losses.append(float(np.mean(loss.per_sample(graph, values, y, data.task))))
+        compared = Split(*split.sample(_COMPARED_SAMPLES, seed=0))
+        parts = [
+            loss.per_sample(graph, forward(graph, x), y, data.task)
+            for x, y in compared.batches(BATCH_SIZE)
+        ]
+        losses.append(float(np.mean(np.concatenate(parts))))
     log.info("the network's loss is %.4g on training data, %.4g on validation data", *losses)
     return losses[1] > _OVERFITTED * losses[0]

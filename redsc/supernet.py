@@ -23,7 +23,7 @@ from redsc.data import Data, Split, Task
 from redsc.distribution import Cluster, moments
 from redsc.groups import Grouping, Widths
 from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
-from redsc.training import Batches, Descent
+from redsc.training import Batches, Descent, epoch_steps
 
 log = logging.getLogger("redsc")
 
@@ -191,7 +191,7 @@ class Supernet:
 def steps(options: recipe.Options, train: Split) -> int:
     """Steps at random widths, for a training of the levels with these `suited` options."""
     assert options.epochs is not None
-    later = options.epochs * Batches(train, options.batch_size, 0).steps
+    later = options.epochs * epoch_steps(train, options.batch_size)
     return int(np.clip(SHARE * later, *_STEPS))
 
 
@@ -230,35 +230,38 @@ def train(
     another worker is gone.
     """
     with cluster.explained():
-        return _train(graph, grouping, data, steps, batch_size, seed, cluster, progress, folder)
+        with cluster.strategy.scope():
+            network = Supernet(graph, grouping)
+            descent = Descent(cluster, network.variables, _LEARNING_RATE, steps, _WARMUP_STEPS)
+        file = None
+        if folder is not None:
+            start = _state(network).values()
+            name = checkpoint.digest(
+                "supernet", steps, batch_size, seed, *start, data.train.x, data.train.y
+            )
+            file = folder / f"{name}.npz"
+            known = checkpoint.load_chiefs(file, _state(network), cluster)
+            if known is not None:
+                for number, variable in enumerate(network.variables):
+                    variable.assign(known[f"{number}"])
+                return network
+        if not _descend(network, descent, data, steps, batch_size, seed, progress):
+            return None
+        if file is not None and cluster.is_chief:
+            checkpoint.save(file, _state(network))
+        return network
 
 
-def _train(
-    graph: ir.Graph,
-    grouping: Grouping,
+def _descend(
+    network: Supernet,
+    descent: Descent,
     data: Data,
     steps: int,
     batch_size: int,
     seed: int,
-    cluster: Cluster,
     progress: Callable[[int, int, str], None],
-    folder: Path | None,
-) -> Supernet | None:
-    with cluster.strategy.scope():
-        network = Supernet(graph, grouping)
-        descent = Descent(cluster, network.variables, _LEARNING_RATE, steps, _WARMUP_STEPS)
-    file = None
-    if folder is not None:
-        start = _state(network).values()
-        name = checkpoint.digest(
-            "supernet", steps, batch_size, seed, *start, data.train.x, data.train.y
-        )
-        file = folder / f"{name}.npz"
-        known = checkpoint.load_chiefs(file, _state(network), cluster)
-        if known is not None:
-            for number, variable in enumerate(network.variables):
-                variable.assign(known[f"{number}"])
-            return network
+) -> bool:
+    """Takes all steps; whether every loss was finite, which ends them."""
     batches = Batches(data.train, batch_size, seed)
     task: Task = data.task
     step = descent.compile(
@@ -271,12 +274,10 @@ def _train(
         value = float(step(samples, network.random_masks(generator)))
         if not np.isfinite(value):
             log.info("training at random widths diverged in step %d of %d", number + 1, steps)
-            return None
+            return False
         if (number + 1) % 25 == 0 or number + 1 == steps:
             progress(number + 1, steps, f"random widths, loss {value:.4g}")
-    if file is not None and cluster.is_chief:
-        checkpoint.save(file, _state(network))
-    return network
+    return True
 
 
 def _state(network: Supernet) -> checkpoint.Arrays:

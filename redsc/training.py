@@ -20,15 +20,19 @@ STREAM_STEPS = 1000
 _LARGEST_GRADIENT = 5.0
 
 
+def epoch_steps(split: Split, batch_size: int) -> int:
+    """Training steps of an epoch."""
+    return max(len(split) // batch_size, 1) if split.stream is None else STREAM_STEPS
+
+
 class Batches:
     """Global batches of a split, epoch by epoch; they depend on seed and epoch alone."""
 
     def __init__(self, split: Split, size: int, seed: int) -> None:
         self._split, self._seed = split, seed
         self._size = min(size, len(split))
-        streamed = split.stream is not None
-        self.steps = STREAM_STEPS if streamed else max(len(split) // size, 1)
-        self._stream = self._endless() if streamed else None
+        self.steps = epoch_steps(split, size)
+        self._stream = None if split.stream is None else self._endless()
 
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The batches of epoch `number` from 0; of a stream, which goes on, the next ones."""

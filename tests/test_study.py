@@ -3,19 +3,22 @@
 import os
 import sys
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 
 from redsc import groups, importer, ir, passes
 from redsc.tf_network import tensorflow
 
-STUDY = Path(__file__).parents[1] / "benchmarks" / "study"
-sys.path[:0] = [str(STUDY), str(STUDY.parents[1] / "examples" / "speech")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "speech"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "study"))
 
-import jobs  # noqa: E402
-import networks  # noqa: E402
-import paper  # noqa: E402
-import tables  # noqa: E402
+import jobs
+import networks
+import paper
+import tables
+
+STUDY = Path(jobs.__file__).parent
 
 
 def result(method: str, seed: int, accuracies: list[float], split: str = "index") -> dict:
@@ -78,8 +81,6 @@ def test_rows_are_means_over_seeds_of_means_over_splits():
 
 
 def test_a_job_is_claimed_once_and_taken_over_from_a_process_that_is_gone(tmp_path):
-    from runpy import run_path
-
     claim = run_path(str(STUDY / "__main__.py"), run_name="study")["_claim"]
     first, second, *_ = jobs.all_jobs()
     assert claim(tmp_path, [first, second]) == first

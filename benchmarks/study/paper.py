@@ -16,7 +16,7 @@ import networks
 import train
 
 from redsc import data, pipeline
-from redsc.config import CompileOptions
+from redsc.config import Budget, CompileOptions
 from redsc.progress import Progress
 from redsc.tf_network import tensorflow
 
@@ -25,27 +25,29 @@ _L_STRIDES = ((2, 1), 2, 1, 1, 1, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A network of the paper; `accuracies` are the paper's in percent at `percents` of `budget`,
+    """A network of the paper; `accuracies` are the paper's in percent at a percentage of `budget`,
     empty where it gives none, `original` that of the network alone."""
 
     build: Callable[[Any, int], Any]
     classes: int
     accuracies: Mapping[float, float]
     original: float | None = None
-    budget: str = "macs"
+    budget: Budget = "macs"
+
+
+def _at_quarters(*accuracies: float) -> dict[float, float]:
+    return dict(zip((100.0, 75.0, 50.0, 25.0), accuracies, strict=True))
 
 
 def _speech(build: Callable[[Any, int], Any], *accuracies: float) -> Table:
-    percents = (100.0, 75.0, 50.0, 25.0)
-    return Table(build, 12, dict(zip(percents, accuracies, strict=True)))
+    return Table(build, 12, _at_quarters(*accuracies))
 
 
 def _images(shape: tuple[int, int, int], original: float, *accuracies: float) -> Table:
     def build(keras: Any, classes: int) -> Any:
         return networks.for_bytes(keras, train.ds_cnn(keras, classes, shape=shape))
 
-    percents = (100.0, 75.0, 50.0, 25.0)
-    return Table(build, 10, dict(zip(percents, accuracies, strict=True)), original)
+    return Table(build, 10, _at_quarters(*accuracies), original)
 
 
 def _dnn(width: int) -> Callable[[Any, int], Any]:
@@ -95,7 +97,7 @@ def repeat(spec: str, name: str | None, steps: int, epochs: int | None, folder: 
         _train(table, spec, steps, model)
     options = CompileOptions(
         model, model.with_suffix(""), data=spec, epochs=epochs, budget=(table.budget,)
-    )  # type: ignore[arg-type]
+    )
     with Progress() as progress:
         report = pipeline.compile_model(options, progress)
     assert report is not None
@@ -116,13 +118,18 @@ def _train(table: Table, spec: str, steps: int, model: Path) -> None:
 def _text(table: Table, report: Mapping[str, Any]) -> str:
     lines = [f"{'level':>6} {'MACs':>7} {'float':>7} {'int8':>7} {'paper':>7}"]
     for level in report["levels"]:
-        paper = table.accuracies.get(level["budget_percent"])
+        paper = _percent(table.accuracies.get(level["budget_percent"]))
         lines.append(
             f"{level['budget_percent']:>4g} % {level['macs_percent']:>5.1f} % "
             f"{100 * level['accuracy_float']:>7.2f} {100 * level['accuracy_int8']:>7.2f} "
-            f"{'-' if paper is None else format(paper, '.2f'):>7}"
+            f"{paper:>7}"
         )
     original = 100 * report["original"]["accuracy"]
-    paper = "-" if table.original is None else f"{table.original:.2f}"
-    lines.append(f"{'alone':>6} {'100.0 %':>7} {original:>7.2f} {'':>7} {paper:>7}")
+    lines.append(
+        f"{'alone':>6} {'100.0 %':>7} {original:>7.2f} {'':>7} {_percent(table.original):>7}"
+    )
     return "\n".join(lines)
+
+
+def _percent(accuracy: float | None) -> str:
+    return "-" if accuracy is None else f"{accuracy:.2f}"

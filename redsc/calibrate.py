@@ -295,7 +295,7 @@ def activation_ranges(graph: ir.Graph, x: np.ndarray) -> dict[str, Range]:
         name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in ranges(graph, x).items()
     }
     histograms = _histograms(graph, x, extremes)
-    result = {name: _least_error(histograms[name], extremes[name]) for name in extremes}
+    result = {name: clipped_range(histograms[name], extremes[name]) for name in extremes}
     return result | {graph.input.name: extremes[graph.input.name]}
 
 
@@ -308,7 +308,7 @@ def _histograms(
     @tf.function(autograph=False)
     def count(batch: Tensor) -> dict[str, Tensor]:
         return {
-            name: tf.histogram_fixed_width(value, extremes[name], _HISTOGRAM_BINS)
+            name: histogram(value, *extremes[name])
             for name, value in forward(graph, batch).items()
             if extremes[name][1] > extremes[name][0]
         }
@@ -320,8 +320,13 @@ def _histograms(
     return totals
 
 
-def _least_error(counts: np.ndarray, extremes: Range) -> Range:
-    """The clipped range whose int8 rendering of a histogram has the least squared error."""
+def histogram(value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """int32: how many elements lie in each of equal bins over low … high, low < high."""
+    return tensorflow().histogram_fixed_width(value, (low, high), _HISTOGRAM_BINS)
+
+
+def clipped_range(counts: np.ndarray, extremes: Range) -> Range:
+    """The clipped range whose int8 rendering of a `histogram` has the least squared error."""
     low, high = extremes
     if high <= low:
         return extremes

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from redsc import calibrate, checkpoint, distribution, groups, ir, loss, recipe
+from redsc import calibrate, checkpoint, distribution, groups, ir, loss, quantize, recipe
 from redsc.checkpoint import Arrays
 from redsc.cost import Tables
 from redsc.data import Data
 from redsc.distribution import Cluster
 from redsc.errors import UsageError
 from redsc.groups import Grouping, Widths
-from redsc.level_network import LevelNetwork, SharedKernels, share_ranges
+from redsc.level_network import LevelNetwork, SharedKernels
 from redsc.recipe import Options
 from redsc.tf_network import Tensor, forward, tensorflow
 from redsc.training import Batches, Descent, mixed
@@ -263,11 +263,14 @@ class _Trainer:
         return tf.add_n(terms) / sum(weights)
 
     def measure(self) -> None:
-        """Statistics of every norm and ranges of every tensor, as the kernels are now."""
+        """Statistics of every norm, and every tensor's int8 parameters, as the kernels are now."""
+        ranges: list[quantize.Ranges] = []
         for level in reversed(self.levels):  # the widest first: others may share its statistics
-            level.measure(self.probe)
-        if self.options.tables != "per-level":
-            share_ranges(self.levels)
+            ranges.insert(0, level.measure(self.probe))
+        graphs, shared = self.graphs(), self.options.tables != "per-level"
+        params = quantize.tensor_params(graphs[-1], graphs, ranges, shared)
+        for level, tensors in zip(self.levels, params, strict=True):
+            level.use(tensors)
 
     def validate(self, quantized: bool) -> _Scores:
         task, losses, scores = self.data.task, [], []

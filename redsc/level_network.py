@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,15 @@ from redsc import calibrate, distribution, groups, ir, loss
 from redsc.cost import Tables
 from redsc.data import Task
 from redsc.groups import Grouping, Widths
+from redsc.quantized import QuantParams
 from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
 
 _SMALLEST_SCALE = 1e-3
 """Floor of |gamma| in training, as a share of the layer's largest at the start: channels whose
 gamma vanishes at one level would blow up their bias in units of the weights' scale."""
+
+_RANGE_SAMPLES = 256
+"""Samples, of those that are measured, on which tensors' ranges are."""
 
 Moments = Mapping[str, tuple[Tensor, Tensor]]
 """Mean and variance of every norm's input, by op name."""
@@ -216,11 +220,22 @@ class LevelNetwork:
         low, high = tensorflow().unstack(self.ranges[name])
         return tensorflow().quantization.fake_quant_with_min_max_vars(value, low, high)
 
-    def measure(self, x: Tensor) -> None:
-        """Stores norm statistics and tensor ranges of raw inputs `x`, in float, as one batch."""
-        self._measure(x)
+    def measure(self, x: Tensor) -> dict[str, calibrate.Range]:
+        """Stores norm statistics of raw inputs `x`, in float, as one batch; every tensor's range.
 
-    def _measure_once(self, x: Tensor) -> None:
+        The ranges are as `calibrate.activation_ranges` finds them on the first samples of `x`.
+        """
+        found = {}
+        for name, (ends, counts) in self._measure(x).items():
+            low, high = ends.numpy().tolist()
+            # The network's input is never clipped.
+            is_input = name == self.graph.input.name
+            found[name] = (
+                (low, high) if is_input else calibrate.clipped_range(counts.numpy(), (low, high))
+            )
+        return found
+
+    def _measure_once(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         tf = tensorflow()
         statistics: dict[str, tuple[Tensor, Tensor]] = {}
         widest = None if self._widest is None else self._widest.stored_moments
@@ -230,9 +245,20 @@ class LevelNetwork:
         for name, (mean, variance) in statistics.items():
             self.mean[name].assign(mean)
             self.variance[name].assign(variance)
+        histograms = {}
         for name, value in values.items():
-            low, high = tf.minimum(tf.reduce_min(value), 0), tf.maximum(tf.reduce_max(value), 0)
-            self.ranges[name].assign(tf.stack([low, tf.maximum(high, low + 1e-6)]))
+            few = value[:_RANGE_SAMPLES]
+            few = tf.where(tf.math.is_finite(few), few, 0)  # diverged: the loss will tell
+            low, high = tf.minimum(tf.reduce_min(few), 0), tf.maximum(tf.reduce_max(few), 0)
+            high = tf.maximum(high, low + 1e-6)
+            histograms[name] = (tf.stack([low, high]), calibrate.histogram(few, low, high))
+        return histograms
+
+    def use(self, tensors: Mapping[str, QuantParams]) -> None:
+        """Simulated int8 rounds every tensor as these parameters say."""
+        for name, variable in self.ranges.items():
+            params = tensors[name]
+            variable.assign([params.scale * (end - params.zero_point) for end in (-128, 127)])
 
     def evaluate(
         self, x: np.ndarray, y: np.ndarray, task: Task, quantized: bool
@@ -270,14 +296,6 @@ class LevelNetwork:
             return replace(op, kernel=ir.read_only(kernel), bias=None, norm=norm)
 
         return self.graph.with_ops(current(op) for op in self.graph.ops)
-
-
-def share_ranges(levels: Sequence[LevelNetwork]) -> None:
-    """Gives every tensor the union of its ranges over levels, as shared multipliers need."""
-    for name in levels[0].ranges:
-        ends = np.array([level.ranges[name].numpy() for level in levels])
-        for level in levels:
-            level.ranges[name].assign([ends[:, 0].min(), ends[:, 1].max()])
 
 
 def _keeps_sign(gamma: np.ndarray) -> Callable[[Tensor], Tensor]:

@@ -56,7 +56,8 @@ def quantize(
     shared_scales: every tensor has one scale and zero point for all levels, as shared multipliers
     need; else only the network's input and output have.
     """
-    tensors = _tensor_params(store, levels, shared_scales)
+    narrow = [level.graph for level in levels]
+    tensors = tensor_params(store, narrow, [level.ranges for level in levels], shared_scales)
     dead = {op.name: _dead_channels(op, grouping, levels, tensors) for op in store.linear_ops}
     scales = {op.name: _store_scale(op) for op in store.linear_ops}
     weights = {
@@ -190,15 +191,23 @@ def _dead_channels(
     return dead
 
 
-def _tensor_params(
-    graph: ir.Graph, levels: Sequence[FloatLevel], shared_scales: bool
+def tensor_params(
+    store: ir.Graph,
+    levels: Sequence[ir.Graph],
+    level_ranges: Sequence[Ranges],
+    shared_scales: bool,
 ) -> tuple[dict[str, QuantParams], ...]:
-    """Scale and zero point of every tensor at every level, ties and shared ends respected."""
-    tie = _ties(graph)
-    ends = {tie[graph.input.name], tie[graph.output]}
+    """Scale and zero point of every tensor at every level, ties and shared ends respected.
+
+    shared_scales: as for `quantize`.
+    """
+    tie = _ties(store)
+    ends = {tie[store.input.name], tie[store.output]}
     shared = set(tie.values()) if shared_scales else ends
-    fixed = {tie[op.name]: FIXED_OUTPUTS[type(op)] for op in graph.ops if type(op) in FIXED_OUTPUTS}
-    ranges = [_class_ranges(tie, level) for level in levels]
+    fixed = {tie[op.name]: FIXED_OUTPUTS[type(op)] for op in store.ops if type(op) in FIXED_OUTPUTS}
+    ranges = [
+        _class_ranges(tie, level, own) for level, own in zip(levels, level_ranges, strict=True)
+    ]
     result = []
     for own in ranges:
         params = {}
@@ -230,7 +239,9 @@ def _ties(graph: ir.Graph) -> dict[str, str]:
     return {name: find(name) for name in root}
 
 
-def _class_ranges(tie: Mapping[str, str], level: FloatLevel) -> dict[str, tuple[float, float]]:
+def _class_ranges(
+    tie: Mapping[str, str], level: ir.Graph, own: Ranges
+) -> dict[str, tuple[float, float]]:
     """Range of every class of tied tensors, wide enough for int32 requantisation.
 
     Only dead layers and broken calibrations come near these floors. They are applied twice, as a
@@ -238,7 +249,7 @@ def _class_ranges(tie: Mapping[str, str], level: FloatLevel) -> dict[str, tuple[
     """
     members: dict[str, list[tuple[float, float]]] = {}
     for name, root in tie.items():
-        members.setdefault(root, []).append(level.ranges[name])
+        members.setdefault(root, []).append(own[name])
     ranges = {root: _union(values) for root, values in members.items()}
 
     def widen(name: str, needed: float) -> None:
@@ -249,7 +260,7 @@ def _class_ranges(tie: Mapping[str, str], level: FloatLevel) -> dict[str, tuple[
         low, high = ranges[tie[name]]
         return max(high, 0.0) - min(low, 0.0)
 
-    for op in (*level.graph.ops, *level.graph.ops):
+    for op in (*level.ops, *level.ops):
         match op:
             case ir.LinearOp():
                 channels = np.abs(_per_channel(op, op.kernel)) * op.scale[:, None]

@@ -5,7 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from redsc import calibrate, data, finetune, groups, importance, ir, loss, quantize, training
+from redsc import (
+    calibrate,
+    data,
+    distribution,
+    finetune,
+    groups,
+    importance,
+    ir,
+    loss,
+    quantize,
+    recipe,
+    training,
+)
 from redsc.errors import UsageError
 from redsc.level_network import LevelNetwork, SharedKernels
 from redsc.recipe import Options
@@ -405,8 +417,9 @@ def test_a_level_network_is_its_graph(build):
     level = LevelNetwork(kernels, narrow, widths[0])
     outputs, _ = level.evaluate(x, y, "classification", quantized=False)
     np.testing.assert_allclose(outputs, predict(narrow, x), atol=1e-5)
-    level.measure(x)
+    ranges = level.measure(x)
     exported = level.to_graph()
+    level.use(quantize.tensor_params(exported, [exported], [ranges], shared_scales=False)[0])
     wanted = calibrate.recalibrate_norms(narrow, x)
     outputs, _ = level.evaluate(x, y, "classification", quantized=False)
     np.testing.assert_allclose(outputs, predict(exported, x), atol=1e-5)
@@ -453,3 +466,49 @@ def test_narrow_levels_come_close_to_full_accuracy_on_digits():
     accuracies = [score(level, dataset.test, "classification") for level in levels]
     assert min(accuracies) > full - 0.06
     assert accuracies[-1] > full - 0.02
+
+
+def trainer(graph: ir.Graph, dataset: data.Data, **options) -> finetune._Trainer:
+    grouping, widths = level_widths(graph)
+    settings = recipe.suited(Options(epochs=1, **options), graph, dataset)
+    levels = finetune.untrained(graph, grouping, widths, dataset.train.x, settings.tables)
+    cluster = distribution.connect("one-device")
+    return finetune._Trainer(graph, levels, widths, dataset, settings, cluster)
+
+
+@pytest.mark.parametrize("tables", ["per-level", "multipliers"])
+@pytest.mark.parametrize("build", [depthwise, mixed], ids=lambda build: build.__name__)
+def test_simulated_int8_has_the_parameters_that_are_shipped(build, tables):
+    graph = build()
+    trained = trainer(graph, task_data(graph.input.shape), tables=tables)
+    trained.measure()
+    levels, store = trained.graphs(), trained.graphs()[-1]
+    x = trained.probe.numpy()
+    shipped = quantize.tensor_params(
+        store, levels, [calibrate.activation_ranges(g, x) for g in levels], tables != "per-level"
+    )
+    for level, params in zip(trained.levels, shipped, strict=True):
+        for name, variable in level.ranges.items():
+            scale, zero_point = params[name].scale, params[name].zero_point
+            expected = [scale * (end - zero_point) for end in (-128, 127)]
+            np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, err_msg=name)
+
+
+def test_int8_is_simulated_in_training_where_rounding_costs():
+    """A unit of huge values that nothing reads leaves float as it is, and int8 no resolution."""
+    net = graphs.GraphBuilder("two_layers", (6,))
+    net.dense(8, norm=True)
+    net.dense(3, activation=ir.Activation.NONE)
+    net.softmax()
+    dataset = task_data((6,))
+    grouping, widths = level_widths(net.graph())
+    learned = Options(epochs=20, learning_rate=0.02, distillation=0.0, mixing=False)
+    graph = finetune.finetune(net.graph(), grouping, widths, dataset, learned)[-1]
+    assert not finetune._int8_pays(trainer(graph, dataset))
+    first, last = graph.linear_ops
+    gamma, kernel = first.norm.gamma.copy(), last.kernel.copy()
+    gamma[0], kernel[0] = 1000 * gamma[0], 0
+    huge = {first.name: replace(first, norm=replace(first.norm, gamma=gamma))}
+    huge[last.name] = replace(last, kernel=kernel)
+    costly = graph.with_ops(huge.get(op.name, op) for op in graph.ops)
+    assert finetune._int8_pays(trainer(costly, dataset))

@@ -214,6 +214,11 @@ def analyze(model: Path, as_json: bool) -> None:
     help="What chooses widths.  [default: probes with data, else harmonic]",
 )
 @click.option(
+    "--order",
+    metavar="bottom-up|top-down|joint",
+    help="Which level chooses widths first.  [default: bottom-up; with limits of memory top-down]",
+)
+@click.option(
     "--strategy",
     metavar="one-device|mirrored|multi-worker",
     help="Devices that train together.  [default: one-device]",

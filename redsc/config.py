@@ -25,9 +25,10 @@ from redsc.distribution import STRATEGIES
 from redsc.errors import UsageError
 from redsc.importance import GRADIENT_METHODS, METHODS
 from redsc.objective import OBJECTIVES, Name
+from redsc.search import Budget, Order
 
-Budget = Literal["macs", "ram", "flash", "latency"]
 BUDGETS = get_args(Budget)
+ORDERS = get_args(Order)
 RUNTIMES = ("tflm", "standalone")
 Teacher = Literal["full", "original"]
 TEACHERS = get_args(Teacher)
@@ -72,6 +73,7 @@ class CompileOptions:
     tables: Tables | None = None
     importance: str | None = None
     objective: Name | None = None
+    order: Order | None = None
     strategy: str = "one-device"
     seed: int = 0
     runtime: str = "tflm"
@@ -228,6 +230,7 @@ def _check(options: CompileOptions) -> None:
         ("tables", TABLES),
         ("importance", METHODS),
         ("objective", OBJECTIVES),
+        ("order", ORDERS),
         ("strategy", STRATEGIES),
         ("runtime", RUNTIMES),
         ("board", tuple(BOARDS)),
@@ -244,6 +247,11 @@ def _check(options: CompileOptions) -> None:
         raise UsageError(
             "objective: 'probes' measures on validation data; give --data, or choose harmonic, "
             "importance or uniform"
+        )
+    if options.objective == "uniform" and options.order == "joint":
+        raise UsageError(
+            "order: 'joint' solves one program for all levels, and uniform widths are not solved "
+            "for; choose bottom-up or top-down"
         )
     if options.loss_weights is not None:
         weights, levels = len(options.loss_weights), len(options.levels or DEFAULT_LEVELS)

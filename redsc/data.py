@@ -349,17 +349,16 @@ def _from_sources(given: Mapping[str, Source], network: Network) -> _Splits:
     task = _task(None if first.y is None else np.stack(first.y), network)
     splits: dict[str, Split] = {}
     warnings: list[str] = []
-    for name, part in parts.items():
-        arrays = {"x_" + name: np.stack(part.x)}
-        if part.y is not None:
-            arrays["y_" + name] = np.stack(part.y)
+    for name, source in given.items():
+        complete = parts[name].complete
+        streamed = name == "train" and (
+            source.varies or not complete or sources.is_augmented(source, parts[name])
+        )
+        arrays = _stacked(name, parts.pop(name))  # of large splits no more copies than must be
         split = _split(arrays, "_" + name, task, network)
-        source = given[name]
-        if name == "train" and (
-            source.varies or not part.complete or sources.is_augmented(source, part)
-        ):
+        if streamed:
             split = replace(split, stream=_checked_stream(source.samples, task, network))
-        elif not part.complete:
+        elif not complete:
             memory = f"does not fit in {sources.MEMORY_BYTES >> 20} MiB"
             reason = "never ends" if source.endless else memory
             warnings.append(
@@ -368,6 +367,14 @@ def _from_sources(given: Mapping[str, Source], network: Network) -> _Splits:
             )
         splits[name] = split
     return _Splits(splits["train"], splits.get("val"), splits.get("test"), task, tuple(warnings))
+
+
+def _stacked(name: str, part: sources.Collected) -> dict[str, np.ndarray]:
+    """As the arrays of an npz file."""
+    arrays = {"x_" + name: np.stack(part.x)}
+    if part.y is not None:
+        arrays["y_" + name] = np.stack(part.y)
+    return arrays
 
 
 def _checked_stream(samples: sources.Samples, task: Task, network: Network) -> sources.Samples:

@@ -359,7 +359,7 @@ class _Run:
         epoch, quantized, score, negative_loss, best_epoch = arrays["run"].tolist()
         log.warning("training goes on after epoch %d of %d", epoch, trainer.epochs)
         trainer.restore({name: arrays[f"now/{name}"] for name in state})
-        trainer.batches.skip(int(epoch))
+        trainer.batches.skip(int(epoch) * trainer.batches.steps)
         best = {name: arrays[f"best/{name}"] for name in state} if np.isfinite(score) else None
         return cls(int(epoch), bool(quantized), best, (score, negative_loss), int(best_epoch))
 

@@ -122,7 +122,9 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
 
     _refuse_warnings(options, warnings)
     progress.stage("train levels" if training else "calibrate levels")
-    level_graphs = _level_graphs(graph, grouping, found, training, samples, progress, warnings)
+    level_graphs = _level_graphs(
+        options, graph, grouping, found, training, samples, progress, warnings
+    )
     if not cluster.is_chief:
         return None
 
@@ -386,6 +388,7 @@ def _search(
             channel_step=options.channel_step,
             min_width=options.min_width,
             scratch=kernels.scratch_bytes,
+            order=options.order,
         )
         try:
             found = flash.find_levels(graph, grouping, goal, settings, options.tables)
@@ -447,19 +450,23 @@ def _training(
 
 
 def _agreed(
-    cluster: Cluster, grouping: groups.Grouping, widths: list[groups.Widths], tables: Tables
-) -> tuple[list[groups.Widths], Tables]:
-    """The chief's widths and tables: measured losses may differ in the last bit elsewhere."""
+    cluster: Cluster, grouping: groups.Grouping, found: nesting.Nesting
+) -> tuple[list[float], list[groups.Widths], Tables]:
+    """The chief's percentages, widths and tables: measured losses may differ in the last bit
+    elsewhere."""
     names = list(grouping.groups)
-    matrix = np.zeros((MOST_LEVELS, len(names)))
-    for number, level in enumerate(widths):
-        matrix[number] = [level[name] for name in names]
-    told = cluster.from_chief({"widths": matrix, "tables": np.array(float(TABLES.index(tables)))})
-    rows = [row for row in told["widths"].astype(int).tolist() if any(row)]
-    return [dict(zip(names, row, strict=True)) for row in rows], TABLES[int(told["tables"])]
+    matrix = np.zeros((MOST_LEVELS, 1 + len(names)))
+    for number, level in enumerate(found.levels):
+        matrix[number] = [level.percent, *(level.widths[name] for name in names)]
+    tables = np.array(float(TABLES.index(found.tables)))
+    told = cluster.from_chief({"levels": matrix, "tables": tables})
+    rows = [row for row in told["levels"].tolist() if any(row)]
+    widths: list[groups.Widths] = [dict(zip(names, map(int, row[1:]), strict=True)) for row in rows]
+    return [row[0] for row in rows], widths, TABLES[int(told["tables"])]
 
 
 def _level_graphs(
+    options: CompileOptions,
     graph: ir.Graph,
     grouping: groups.Grouping,
     found: nesting.Nesting,
@@ -472,11 +479,15 @@ def _level_graphs(
 
     Without data the full network keeps its batch-norm; narrower levels get theirs re-estimated.
     """
-    widths: list[groups.Widths] = [level.widths for level in found.levels]
     if training is None:
+        widths = [level.widths for level in found.levels]
         return finetune.untrained(graph, grouping, widths, samples.x, found.tables)
-    widths, tables = _agreed(training.cluster, grouping, widths, found.tables)
-    settings = dataclasses.replace(training.options, tables=tables)
+    percents, widths, tables = _agreed(training.cluster, grouping, found)
+    weights = training.options.loss_weights
+    if weights is not None:  # of the levels that were asked for
+        weight_of = dict(zip(options.levels or DEFAULT_LEVELS, weights, strict=True))
+        weights = tuple(weight_of[percent] for percent in percents)
+    settings = dataclasses.replace(training.options, tables=tables, loss_weights=weights)
     return finetune.finetune(
         graph, grouping, widths, training.data, settings, progress.step, warnings,
         training.cluster, training.checkpoints,

@@ -125,7 +125,7 @@ def collect(source: Source, where: str, limit_bytes: int) -> Collected:
                     f"{where}: {kind} of sample {len(xs)} has shape {np.shape(value)}, that of the "
                     f"first one {kept[0].shape}"
                 )
-        used += 4 * x.size + (0 if y is None else np.asarray(y).nbytes)
+        used += max(x.nbytes, 4 * x.size) + (0 if y is None else np.asarray(y).nbytes)
         if xs and (used > limit_bytes or len(xs) == most_samples):
             return Collected(xs, ys or None, complete=False)
         xs.append(x)

@@ -244,6 +244,7 @@ def train(
             if known is not None:
                 for number, variable in enumerate(network.variables):
                     variable.assign(known[f"{number}"])
+                Batches(data.train, batch_size, seed).skip(steps)
                 return network
         if not _descend(network, descent, data, steps, batch_size, seed, progress):
             return None

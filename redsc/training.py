@@ -41,10 +41,10 @@ class Batches:
         generator = np.random.default_rng((self._seed, number))
         return itertools.islice(self._split.batches(self._size, generator), self.steps)
 
-    def skip(self, epochs: int) -> None:
-        """Leaves out what earlier epochs took from a stream."""
+    def skip(self, steps: int) -> None:
+        """Leaves out what earlier steps took from a stream, which may go on from pass to pass."""
         if self._stream is not None:
-            for _ in itertools.islice(self._stream, epochs * self.steps):
+            for _ in itertools.islice(self._stream, steps):
                 pass
 
     def _endless(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -51,6 +51,8 @@ def _command(arguments: argparse.Namespace) -> list[str]:
 
 
 def _work(arguments: argparse.Namespace) -> None:
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # trains 1.5 to 1.8 times as fast
+
     import jobs
     import work
 

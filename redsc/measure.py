@@ -15,12 +15,16 @@ from redsc import (
     importer,
     ir,
     latency,
+    recipe,
     report,
+    supernet,
     tflm,
     toolchain,
+    training,
     verify,
 )
 from redsc.config import CompileOptions
+from redsc.data import Split
 from redsc.importance import Ranking
 from redsc.memory import ArenaPlan
 from redsc.plan import Plan
@@ -93,6 +97,19 @@ def level_costs(
         }
         for number, (level, arena) in enumerate(zip(network.levels, arenas, strict=True))
     ]
+
+
+def training_facts(options: recipe.Options, train: Split, probed: bool) -> dict[str, Any]:
+    """How the levels were trained; probed: after a training at random widths."""
+    assert options.epochs is not None
+    names = (
+        "epochs", "batch_size", "learning_rate", "distillation", "teacher", "mixing", "hints",
+        "int8_from",
+    )  # fmt: skip
+    return {name: getattr(options, name) for name in names} | {
+        "steps": options.epochs * training.epoch_steps(train, options.batch_size),
+        "random_width_steps": supernet.steps(options, train) if probed else 0,
+    }
 
 
 def model_facts(

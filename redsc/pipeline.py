@@ -183,6 +183,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
                 )
             ],
             "importance": importance_facts,
+            "training": _training_facts(options, training),
             "classifier": quality.is_classifier(network, dataset),
             **measured.shared,
             "fixed_groups": [group.name for group in grouping.groups.values() if group.fixed],
@@ -447,6 +448,13 @@ def _training(
         suited, mixing=bool(told["mixing"]), distillation=float(told["distillation"])
     )
     return _Training(dataset, agreed, cluster, checkpoints)
+
+
+def _training_facts(options: CompileOptions, training: _Training | None) -> dict[str, Any] | None:
+    if training is None:
+        return None
+    probed = _objective_name(options) == "probes"
+    return measure.training_facts(training.options, training.data.train, probed)
 
 
 def _agreed(

@@ -144,6 +144,9 @@ def test_weights_of_a_level_that_is_left_out_go_with_it(folder: Path, tmp_path: 
         folder, tmp_path / "kept", spec, levels=None, min_width=6, loss_weights=(9.0, 9.0, 1.0, 2.0)
     )
     report = json.loads((tmp_path / "kept/report/report.json").read_text())
+    training = report["training"]
+    assert (training["epochs"], training["steps"]) == (3, 3 * (144 // 32))
+    assert (training["teacher"], training["random_width_steps"]) == ("original", 60)
     percents = tuple(level["budget_percent"] for level in report["levels"])
     assert percents == (75, 100)
     asked = compiled(

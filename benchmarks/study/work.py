@@ -18,14 +18,12 @@ import train
 from jobs import FASHION, INDEX, METHODS, PERCENTS, SCRATCH, Job
 from networks import FAMILIES
 
-from redsc import data, pipeline, supernet
+from redsc import data, pipeline
 from redsc.config import CompileOptions
 from redsc.progress import Progress
 from redsc.tf_network import tensorflow
 
-BATCH_SIZE = 64
 BASE_STEPS = 1200
-EPOCHS = 2
 CLASSES = 10
 
 
@@ -58,7 +56,7 @@ class Workshop:
 
     def load(self, split: str, seed: int) -> data.Data:
         shape = (28, 28, 1) if split == FASHION else (49, 10, 1)
-        return data.load(self.dataset(split), shape, (CLASSES,), seed, BATCH_SIZE)
+        return data.load(self.dataset(split), shape, (CLASSES,), seed)
 
     def base(self, family: str, split: str, seed: int) -> Path:
         """The trained full network that all methods start from."""
@@ -91,9 +89,8 @@ class Workshop:
         self, output: Path, model: Path, split: str, seed: int, **options: Any
     ) -> dict[str, Any]:
         settings = CompileOptions(
-            model, output, data=self.dataset(split), seed=seed, batch_size=BATCH_SIZE,
-            verify=False, **{"epochs": EPOCHS, **options},
-        )  # fmt: skip
+            model, output, data=self.dataset(split), seed=seed, verify=False, **options
+        )
         with Progress() as progress:
             report = pipeline.compile_model(settings, progress)
         assert report is not None
@@ -119,6 +116,7 @@ class Workshop:
         return {
             "original": dict(_accuracies(split, predictions["original"], predictions["true"])),
             "levels": levels,
+            "training": report["training"],
             "search_seconds": report["search"]["seconds"],
             "proven_optimal": report["search"]["proven_optimal"],
             "seconds": report["seconds"],
@@ -142,9 +140,7 @@ def run(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[str, Any]:
 def _from_scratch(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[str, Any]:
     """Each of redsc's levels as a network of its own; the full one too."""
     found = done[dataclasses.replace(job, method="redsc").key]
-    samples = workshop.load(job.split, job.seed).train
-    steps = EPOCHS * (len(samples) // BATCH_SIZE)
-    fine_tuning = steps + round(supernet.SHARE * steps)
+    fine_tuning = found["training"]["steps"] + found["training"]["random_width_steps"]
     levels = []
     for percent, level in zip(PERCENTS, found["levels"], strict=True):
         network = workshop.trained(

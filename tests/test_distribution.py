@@ -129,12 +129,12 @@ def test_a_killed_worker_ends_the_others_and_training_resumes(tmp_path, alone):
                 np.testing.assert_allclose(value, weights[name], atol=2e-3, err_msg=name)
 
 
-@pytest.mark.slow
-def test_two_workers_compile_one_project(tmp_path):
-    """The command itself: the chief writes the project, the other one only trains."""
-    graph_inputs = np.random.default_rng(0).normal(size=(160, 8, 6, 1)).astype(np.float32)
-    labels = (graph_inputs.mean(axis=(1, 2, 3)) > 0).astype(np.int64)
-    np.savez(tmp_path / "data.npz", x_train=graph_inputs, y_train=labels)
+@pytest.fixture(scope="module")
+def model_and_data(tmp_path_factory) -> Path:
+    """A folder with model.h5 and data.npz."""
+    folder = tmp_path_factory.mktemp("model")
+    x = np.random.default_rng(0).normal(size=(160, 8, 6, 1)).astype(np.float32)
+    np.savez(folder / "data.npz", x_train=x, y_train=(x.mean(axis=(1, 2, 3)) > 0).astype(np.int64))
     tensorflow()
     import tf_keras as keras
 
@@ -150,26 +150,72 @@ def test_two_workers_compile_one_project(tmp_path):
             layers.Dense(2, activation="softmax"),
         ]
     )
-    network.save(tmp_path / "model.h5")
+    network.save(folder / "model.h5")
+    return folder
+
+
+COMPILE = """
+from redsc import cli, distribution, finetune
+distribution._TIMEOUT_SECONDS = 20.0
+finetune._CHECKPOINT_SECONDS = 0.0
+cli.main()
+"""
+
+
+def start_compile(folder: Path, output: Path, cache: Path, epochs: int, config: str):
+    """`redsc compile` as one worker, with short times."""
     command = [
-        sys.executable, "-m", "redsc", "compile", str(tmp_path / "model.h5"), "--data",
-        str(tmp_path / "data.npz"), "--levels", "50,100", "--epochs", "2", "--no-verify",
-        "--strategy", "multi-worker", "--batch-size", "16",
+        sys.executable, "-c", COMPILE, "compile", str(folder / "model.h5"), "--data",
+        str(folder / "data.npz"), "--levels", "50,100", "--epochs", f"{epochs}", "--no-verify",
+        "--strategy", "multi-worker", "--batch-size", "16", "-o", str(output),
     ]  # fmt: skip
+    environment = {**os.environ, "TF_CONFIG": config, "REDSC_CACHE_DIR": str(cache)}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@pytest.mark.slow
+def test_two_workers_compile_one_project(model_and_data, tmp_path):
+    """The command itself: the chief writes the project, the other one only trains."""
     workers = [
-        subprocess.Popen(
-            [*command, "-o", str(tmp_path / f"build-{number}")], stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "TF_CONFIG": config, "REDSC_CACHE_DIR": str(tmp_path / "cache")},
-        )
+        start_compile(model_and_data, tmp_path / f"build-{number}", tmp_path / "cache", 2, config)
         for number, config in enumerate(configs(2))
-    ]  # fmt: skip
-    outputs = [worker.communicate(timeout=SECONDS)[0] for worker in workers]
+    ]
+    outputs = [worker.communicate(timeout=SECONDS) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
-    assert "wrote" in outputs[0]
-    assert "the chief writes the project" in outputs[1]
+    assert "wrote" in outputs[0][0]
+    assert "the chief writes the project" in outputs[1][0]
     assert (tmp_path / "build-0" / "report" / "report.json").is_file()
     assert not (tmp_path / "build-1").exists()
     assert not list((tmp_path / "cache" / "training").iterdir())
+
+
+@pytest.mark.slow
+def test_a_compile_that_loses_a_worker_says_so_and_goes_on_later(model_and_data, tmp_path):
+    """The other worker is killed while levels are trained."""
+    outputs = [tmp_path / f"build-{number}" for number in range(2)]
+    chief, other = (
+        start_compile(model_and_data, output, tmp_path / "cache", 40, config)
+        for output, config in zip(outputs, configs(2), strict=True)
+    )
+    while not list(tmp_path.glob("cache/training/*/*.npz")) or "train levels" not in (
+        other.stderr.readline()
+    ):
+        assert other.poll() is None
+    other.kill()
+    other.communicate()
+    said = chief.communicate(timeout=SECONDS)[1]
+    assert chief.returncode == 6, said
+    assert "Start the same command again on all workers" in said
+    assert not outputs[0].exists()
+    again = [
+        start_compile(model_and_data, output, tmp_path / "cache", 40, config)
+        for output, config in zip(outputs, configs(2), strict=True)
+    ]
+    said = [worker.communicate(timeout=SECONDS)[1] for worker in again]
+    assert [worker.returncode for worker in again] == [0, 0], said
+    assert (outputs[0] / "report" / "report.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,15 @@ def _mobilenet(keras: Any, classes: int) -> Any:
 TABLES: Mapping[str, Mapping[str, Table]] = {
     "speech-commands": {
         "ds-cnn-s": _speech(train.ds_cnn, 93.4, 93.2, 92.1, 89.6),
+        "ds-cnn-s-ten-levels": Table(
+            train.ds_cnn,
+            12,
+            dict(zip(
+                range(10, 101, 10),
+                (58.5, 84.1, 87.6, 89.4, 91.0, 92.3, 92.6, 92.8, 93.3, 93.5),
+                strict=True,
+            )),
+        ),
         "ds-cnn-l": _speech(
             lambda keras, classes: train.ds_cnn(keras, classes, (276,) * 6, _L_STRIDES),
             94.45, 94.33, 94.17, 93.2,
@@ -96,8 +105,9 @@ def repeat(spec: str, name: str | None, steps: int, epochs: int | None, folder: 
     if not model.exists():
         _train(table, spec, steps, model)
     options = CompileOptions(
-        model, model.with_suffix(""), data=spec, epochs=epochs, budget=(table.budget,)
-    )
+        model, model.with_suffix(""), data=spec, epochs=epochs, budget=(table.budget,),
+        levels=tuple(sorted(table.accuracies)) or None,
+    )  # fmt: skip
     with Progress() as progress:
         report = pipeline.compile_model(options, progress)
     assert report is not None

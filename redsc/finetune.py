@@ -75,27 +75,28 @@ def finetune(
         raise UsageError(
             f"loss-weights: {len(options.loss_weights)} weights for {len(level_widths)} levels"
         )
-    x, _ = data.train.sample(_NORM_SAMPLES, options.seed)
-    levels = untrained(graph, grouping, level_widths, x, options.tables)
     if options.epochs == 0:
-        return levels
+        return _untrained(graph, grouping, level_widths, data, options)
     cluster = cluster or distribution.connect("one-device")
     warnings = warnings if warnings is not None else []
     file = None
     if folder is not None:
-        name = _digest(graph, level_widths, data, options)
+        name = digest(graph, level_widths, data, options)
         file = folder / f"{name}.npz"
     with cluster.explained():
-        trainer = _Trainer(graph, levels, level_widths, data, options, cluster)
+        trainer = Trainer.of(graph, grouping, level_widths, data, options, cluster)
         best = _train(trainer, progress or _no_progress, warnings, file)
-    return levels if best is None else best
+    return trainer.untrained if best is None else best
 
 
 def _no_progress(epoch: int, epochs: int, text: str) -> None:
     pass
 
 
-def _digest(graph: ir.Graph, level_widths: Sequence[Widths], data: Data, options: Options) -> str:
+def digest(
+    graph: ir.Graph, level_widths: Sequence[Widths], data: Data, options: Options, *more: int
+) -> str:
+    """A name of everything that decides a training of levels."""
     norms = [op.norm for op in graph.linear_ops]
     arrays = [
         *(op.kernel for op in graph.linear_ops),
@@ -103,7 +104,7 @@ def _digest(graph: ir.Graph, level_widths: Sequence[Widths], data: Data, options
         *(array for split in (data.train, data.validation) for array in (split.x, split.y)),
     ]
     widths = [sorted(level.items()) for level in level_widths]
-    return checkpoint.digest(widths, options, *arrays)
+    return checkpoint.digest(widths, options, *more, *arrays)
 
 
 def _float_epochs(share: float, epochs: int) -> int:
@@ -133,6 +134,17 @@ def untrained(
     return tuple(levels)
 
 
+def _untrained(
+    graph: ir.Graph,
+    grouping: Grouping,
+    level_widths: Sequence[Widths],
+    data: Data,
+    options: Options,
+) -> tuple[ir.Graph, ...]:
+    x, _ = data.train.sample(_NORM_SAMPLES, options.seed)
+    return untrained(graph, grouping, level_widths, x, options.tables)
+
+
 @dataclass(frozen=True)
 class _Scores:
     """Of the levels on validation data."""
@@ -156,8 +168,12 @@ class _Scores:
         return f"validation {name} " + " ".join(f"{factor * s:.4g}" for s in self.scores)
 
 
-class _Trainer:
-    """Variables, optimizer and compiled steps of one training run."""
+class Trainer:
+    """Variables, optimizer and compiled steps of one training run.
+
+    untrained: the levels that it starts from, the widest last, whose units the others' kernels
+    are slices of. steps: of the whole training.
+    """
 
     def __init__(
         self,
@@ -167,11 +183,13 @@ class _Trainer:
         data: Data,
         options: Options,
         cluster: Cluster,
+        steps: int | None = None,
     ) -> None:
         tf = tensorflow()
         assert options.epochs is not None
         assert options.learning_rate is not None
         self.original, self.data, self.options = graph, data, options
+        self.untrained = tuple(levels)
         self.epochs = options.epochs
         self.cluster = cluster
         self.batches = Batches(data.train, options.batch_size, options.seed)
@@ -189,10 +207,25 @@ class _Trainer:
                 cluster,
                 self._trainable(self.levels),
                 options.learning_rate,
-                self.epochs * self.batches.steps,
+                steps or self.epochs * self.batches.steps,
                 options.warmup_steps,
             )
         self._compiled: dict[tuple[tuple[int, ...], bool], Any] = {}
+
+    @classmethod
+    def of(
+        cls,
+        graph: ir.Graph,
+        grouping: Grouping,
+        level_widths: Sequence[Widths],
+        data: Data,
+        options: Options,
+        cluster: Cluster,
+        steps: int | None = None,
+    ) -> Trainer:
+        """One that starts from `graph`, its units in order of importance."""
+        levels = _untrained(graph, grouping, level_widths, data, options)
+        return cls(graph, levels, level_widths, data, options, cluster, steps)
 
     def _trainable(self, levels: Sequence[LevelNetwork]) -> list[Any]:
         return [*self.kernels.variables, *(v for level in levels for v in level.trainable)]
@@ -202,11 +235,23 @@ class _Trainer:
         losses = []
         generator = np.random.default_rng((self.options.seed, epoch, 1))
         for number, (x, y) in enumerate(self.batches.epoch(epoch), epoch * self.batches.steps):
-            self.descent.at_step(number)
             chosen = _levels_of_step(number, len(self.levels), self.options.all_levels)
-            samples = mixed(x, y, generator) if self.options.mixing else (x, y)
-            losses.append(self._step(chosen, quantized)(samples))
+            losses.append(self.step(number, chosen, x, y, generator, quantized))
         return float(np.mean([float(value) for value in losses]))
+
+    def step(
+        self,
+        number: int,
+        chosen: tuple[int, ...],
+        x: np.ndarray,
+        y: np.ndarray,
+        generator: np.random.Generator,
+        quantized: bool = False,
+    ) -> Tensor:
+        """Step `number` from 0, of the `chosen` levels, the widest first; its loss."""
+        self.descent.at_step(number)
+        samples = mixed(x, y, generator) if self.options.mixing else (x, y)
+        return self._step(chosen, quantized)(samples)
 
     def _step(self, chosen: tuple[int, ...], quantized: bool) -> Any:
         key = (chosen, quantized)
@@ -338,7 +383,7 @@ class _Run:
     best_key: tuple[float, float] = (-np.inf, -np.inf)
     best_epoch: int = 0
 
-    def save(self, file: Path, trainer: _Trainer) -> None:
+    def save(self, file: Path, trainer: Trainer) -> None:
         numbers = [self.epoch, self.quantized, *self.best_key, self.best_epoch]
         arrays = {"run": np.array(numbers, np.float64)}
         arrays |= {f"now/{name}": value for name, value in trainer.state().items()}
@@ -348,7 +393,7 @@ class _Run:
         checkpoint.save(file, arrays)
 
     @classmethod
-    def resume(cls, file: Path, trainer: _Trainer) -> _Run:
+    def resume(cls, file: Path, trainer: Trainer) -> _Run:
         """Where the chief's checkpoint, if there is one, left off; the trainer is put there."""
         state = trainer.state()
         like: Arrays = {"run": np.zeros(5)}
@@ -365,7 +410,7 @@ class _Run:
 
 
 def _train(
-    trainer: _Trainer, progress: Progress, warnings: list[str], file: Path | None
+    trainer: Trainer, progress: Progress, warnings: list[str], file: Path | None
 ) -> tuple[ir.Graph, ...] | None:
     """Runs all epochs; the levels of the best validated one, None when there is none."""
     patience = trainer.options.patience or max(trainer.epochs // 3, 4)
@@ -398,7 +443,7 @@ def _train(
     return trainer.graphs()
 
 
-def _int8_pays(trainer: _Trainer) -> bool:
+def _int8_pays(trainer: Trainer) -> bool:
     """Whether rounding to int8 costs enough on validation data that training should see it."""
     trainer.measure()
     rounded, exact = trainer.validate(quantized=True).loss, trainer.validate(quantized=False).loss

@@ -11,6 +11,7 @@ import numpy as np
 
 from redsc import (
     boards,
+    contest,
     cost,
     importer,
     ir,
@@ -22,9 +23,9 @@ from redsc import (
     toolchain,
     training,
     verify,
+    widths,
 )
 from redsc.config import CompileOptions
-from redsc.data import Split
 from redsc.importance import Ranking
 from redsc.memory import ArenaPlan
 from redsc.plan import Plan
@@ -99,9 +100,11 @@ def level_costs(
     ]
 
 
-def training_facts(options: recipe.Options, train: Split, probed: bool) -> dict[str, Any]:
-    """How the levels were trained; probed: after a training at random widths."""
+def training_facts(how: recipe.Training, found: widths.Found) -> dict[str, Any]:
+    """How the levels were trained, and what trainings came before."""
+    options, train = how.options, how.data.train
     assert options.epochs is not None
+    probed, compared = found.objective == "probes", len(found.candidates) > 1
     names = (
         "epochs", "batch_size", "learning_rate", "distillation", "teacher", "mixing", "hints",
         "int8_from",
@@ -109,6 +112,7 @@ def training_facts(options: recipe.Options, train: Split, probed: bool) -> dict[
     return {name: getattr(options, name) for name in names} | {
         "steps": options.epochs * training.epoch_steps(train, options.batch_size),
         "random_width_steps": supernet.steps(options, train) if probed else 0,
+        "comparing_steps": contest.steps(options, train) if compared else 0,
     }
 
 

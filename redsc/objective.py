@@ -6,8 +6,8 @@ harmonic: minus the sum of units/width over groups. Narrow layers hurt like the 
 width: on depthwise-separable networks of random widths it explains 70-76 % of the variance of
 log loss with one coefficient for all groups, and 84-92 % with one for each.
 probes: the harmonic one with measured coefficients, by ridge regression of the log losses of
-random widths, as a trained supernet has them. The optimum, the optima of bootstrapped
-coefficients and the uniform widths are then measured themselves, and the best is taken.
+random widths, as a trained supernet has them. How far its optima may go from uniform widths,
+`contest` decides.
 uniform: a common share of all groups; to compare with.
 """
 
@@ -29,7 +29,6 @@ _PROBES = (32, 96)
 _PROBES_PER_GROUP = 6
 """Random widths that are measured around a level: so many per free group, within _PROBES."""
 
-_ALTERNATIVES = 4
 _SPREAD = 0.6
 """Probes have the level's uniform widths times exp(-_SPREAD … _SPREAD)."""
 
@@ -77,49 +76,33 @@ def fit(grouping: Grouping, level_widths: Sequence[Widths], losses: np.ndarray) 
 
 @dataclass(frozen=True, eq=False)
 class Probes:
-    """Gains from measured losses (search.Objective). measure: mean loss of each widths, > 0."""
+    """Gains from measured losses (search.Objective). measure: mean loss of each widths, > 0.
+
+    least_of_uniform: measured on few samples, and by a supernet, losses would send single groups
+    far below what training bears.
+    """
 
     grouping: Grouping
     measure: Callable[[Sequence[Widths]], np.ndarray]
     seed: int
-    uniform_alone: bool = False  # of those that are measured, one is uniform anyway
     least_of_uniform: float = 0.7
-    _measured: dict[tuple[int, ...], float] = field(default_factory=dict)
-    _gains: dict[tuple[int, ...], tuple[Gains, ...]] = field(default_factory=dict)
+    uniform_alone: bool = False
+    _gains: dict[tuple[int, ...], Gains] = field(default_factory=dict)
 
     @property
     def prior(self) -> Gains:
         return harmonic(self.grouping)
 
-    def losses(self, level_widths: Sequence[Widths]) -> np.ndarray:
-        """Each widths measured once."""
-        keys = [tuple(widths[name] for name in self.grouping.groups) for widths in level_widths]
-        new = {k: w for k, w in zip(keys, level_widths, strict=True) if k not in self._measured}
-        if new:
-            values = self.measure(list(new.values())).tolist()
-            self._measured.update(zip(new, values, strict=True))
-        return np.array([self._measured[key] for key in keys])
-
-    def gains(self, around: Widths) -> Sequence[Gains]:
-        """The harmonic gains of the best fit, then those of bootstrapped ones."""
+    def gains(self, around: Widths) -> Gains:
+        """The harmonic gains of the best fit, measured once."""
         key = tuple(around[name] for name in self.grouping.groups)
         if key not in self._gains:
             generator = np.random.default_rng((self.seed, *key))
             count = int(np.clip(_PROBES_PER_GROUP * len(self.grouping.free), *_PROBES))
             probes = [around, *(near(self.grouping, around, generator) for _ in range(count))]
-            losses = self.losses(probes)
-            fits = [fit(self.grouping, probes, losses)]
-            for _ in range(_ALTERNATIVES):
-                chosen = generator.integers(len(probes), size=len(probes))
-                fits.append(fit(self.grouping, [probes[i] for i in chosen], losses[chosen]))
-            self._gains[key] = tuple(harmonic(self.grouping, found) for found in fits)
+            found = fit(self.grouping, probes, self.measure(probes))
+            self._gains[key] = harmonic(self.grouping, found)
         return self._gains[key]
-
-    def choose(self, candidates: Sequence[Widths]) -> int:
-        """The one with the least measured loss."""
-        if len(candidates) == 1:
-            return 0
-        return int(np.argmin(self.losses(candidates)))
 
 
 def near(

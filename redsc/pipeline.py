@@ -25,8 +25,6 @@ from redsc import (
     data,
     distribution,
     finetune,
-    flash,
-    gain,
     golden,
     groups,
     importance,
@@ -39,7 +37,6 @@ from redsc import (
     measure,
     memory,
     nesting,
-    objective,
     output,
     passes,
     plan,
@@ -48,14 +45,13 @@ from redsc import (
     quantize,
     recipe,
     report,
-    supernet,
     tf_network,
     tflite,
     tflm,
     verify,
+    widths,
 )
-from redsc.config import DEFAULT_LEVELS, MOST_LEVELS, CompileOptions
-from redsc.cost import TABLES, Tables
+from redsc.config import DEFAULT_LEVELS, CompileOptions
 from redsc.distribution import Cluster
 from redsc.errors import (
     InfeasibleError,
@@ -70,7 +66,7 @@ from redsc.plan_structs import Plan
 from redsc.progress import Progress
 from redsc.quantize import FloatLevel
 from redsc.quantized import QuantizedNetwork
-from redsc.search import Fixed, Objective
+from redsc.recipe import Training
 
 log = logging.getLogger("redsc")
 
@@ -111,9 +107,8 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
 
     checkpoints = checkpoint.folder(options, model.sha256)
     training = _training(options, graph, dataset, cluster, checkpoints)
-    goal = _objective(options, graph, grouping, scores, training, progress, warnings)
-    progress.stage("search widths")
-    found = _search(options, graph, grouping, goal, warnings)
+    searched = widths.find(options, graph, grouping, scores, training, progress, warnings)
+    found = searched.nesting
     for number, level in enumerate(found.levels):
         log.info(
             "level %d: %d MACs, arena %d B, gap %.2g, %.2f s, widths %s",
@@ -177,13 +172,13 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
             "model": measure.model_facts(options, model, graph, faithful),
             "input": measure.input_facts(network, samples),
             "levels": [
-                {**level, "widths_from": widths.origin, **facts, **measure.verdict_facts(verdict)}
-                for level, widths, facts, verdict in zip(
+                {**level, "widths_from": kept.origin, **facts, **measure.verdict_facts(verdict)}
+                for level, kept, facts, verdict in zip(
                     levels, found.levels, measured.levels, ladder.verdicts, strict=True
                 )
             ],
             "importance": importance_facts,
-            "training": _training_facts(options, training),
+            "training": None if training is None else measure.training_facts(training, searched),
             "classifier": quality.is_classifier(network, dataset),
             **measured.shared,
             "fixed_groups": [group.name for group in grouping.groups.values() if group.fixed],
@@ -201,7 +196,8 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
                 "seconds": round(sum(level.seconds for level in found.levels), 3),
                 "proven_optimal": found.proven_optimal,
                 "gap": found.gap,
-                "objective": _objective_name(options),
+                "objective": searched.objective,
+                "candidates": searched.facts,
                 "tables": found.tables,
             },
             "warnings": warnings,
@@ -331,95 +327,13 @@ def _importance(
     )
 
 
-def _objective_name(options: CompileOptions) -> objective.Name:
-    measured = options.data is not None and options.epochs != 0
-    return options.objective or ("probes" if measured else "harmonic")
-
-
-def _objective(
-    options: CompileOptions,
-    graph: ir.Graph,
-    grouping: groups.Grouping,
-    scores: importance.Scores,
-    training: _Training | None,
-    progress: Progress,
-    warnings: list[str],
-) -> Objective:
-    """What the search maximises; "probes" trains a supernet first."""
-    name = _objective_name(options)
-    if name == "importance":
-        units = importance.unit_importance(grouping, scores)
-        return Fixed(gain.gains(graph, grouping, scores.weights, units))
-    if name != "probes":
-        return Fixed(objective.harmonic(grouping), uniform_alone=name == "uniform")
-    assert training is not None
-    progress.stage("probe widths")
-    network = supernet.train(
-        graph, grouping, training.data, supernet.steps(training.options, training.data.train),
-        options.batch_size, options.seed, training.cluster, progress.step, training.checkpoints,
-    )  # fmt: skip
-    if network is None:
-        warnings.append(
-            "training at random widths diverged (a loss was not finite), so widths are not "
-            "measured: the search takes --objective harmonic; check the scale of the data"
-        )
-        return Fixed(objective.harmonic(grouping))
-    measure_losses = supernet.measure(network, training.data, options.seed)
-    return objective.Probes(grouping, measure_losses, options.seed)
-
-
-def _search(
-    options: CompileOptions,
-    graph: ir.Graph,
-    grouping: groups.Grouping,
-    goal: Objective,
-    warnings: list[str],
-) -> nesting.Nesting:
-    """The levels asked for, or those of the default ones that some widths fit."""
-    percents = options.levels or DEFAULT_LEVELS
-    while True:
-        settings = nesting.SearchOptions(
-            percents=percents,
-            budget=options.budget,
-            target=options.board,
-            max_macs=options.max_macs,
-            max_latency_ms=options.max_latency_ms,
-            max_ram_bytes=options.max_ram_bytes,
-            max_flash_bytes=options.max_flash_bytes,
-            channel_step=options.channel_step,
-            min_width=options.min_width,
-            scratch=kernels.scratch_bytes,
-            order=options.order,
-        )
-        try:
-            found = flash.find_levels(graph, grouping, goal, settings, options.tables)
-        except InfeasibleError as error:
-            if options.levels is not None or len(percents) == 1:
-                raise InfeasibleError(f"{options.model}: {error}") from None
-            warnings.append(f"the {percents[0]:g} % level is left out: {error}")
-            percents = percents[1:]
-            continue
-        warnings += found.warnings
-        return found
-
-
-@dataclasses.dataclass(frozen=True)
-class _Training:
-    """How to train, on what, where, and the folder that keeps how far it is."""
-
-    data: data.Data
-    options: recipe.Options
-    cluster: Cluster
-    checkpoints: Path
-
-
 def _training(
     options: CompileOptions,
     graph: ir.Graph,
     dataset: data.Data | None,
     cluster: Cluster,
     checkpoints: Path,
-) -> _Training | None:
+) -> Training | None:
     """With what the user left open chosen for the data; None without data."""
     if dataset is None:
         return None
@@ -447,30 +361,7 @@ def _training(
     agreed = dataclasses.replace(
         suited, mixing=bool(told["mixing"]), distillation=float(told["distillation"])
     )
-    return _Training(dataset, agreed, cluster, checkpoints)
-
-
-def _training_facts(options: CompileOptions, training: _Training | None) -> dict[str, Any] | None:
-    if training is None:
-        return None
-    probed = _objective_name(options) == "probes"
-    return measure.training_facts(training.options, training.data.train, probed)
-
-
-def _agreed(
-    cluster: Cluster, grouping: groups.Grouping, found: nesting.Nesting
-) -> tuple[list[float], list[groups.Widths], Tables]:
-    """The chief's percentages, widths and tables: measured losses may differ in the last bit
-    elsewhere."""
-    names = list(grouping.groups)
-    matrix = np.zeros((MOST_LEVELS, 1 + len(names)))
-    for number, level in enumerate(found.levels):
-        matrix[number] = [level.percent, *(level.widths[name] for name in names)]
-    tables = np.array(float(TABLES.index(found.tables)))
-    told = cluster.from_chief({"levels": matrix, "tables": tables})
-    rows = [row for row in told["levels"].tolist() if any(row)]
-    widths: list[groups.Widths] = [dict(zip(names, map(int, row[1:]), strict=True)) for row in rows]
-    return [row[0] for row in rows], widths, TABLES[int(told["tables"])]
+    return Training(dataset, agreed, cluster, checkpoints)
 
 
 def _level_graphs(
@@ -478,7 +369,7 @@ def _level_graphs(
     graph: ir.Graph,
     grouping: groups.Grouping,
     found: nesting.Nesting,
-    training: _Training | None,
+    training: Training | None,
     samples: Samples,
     progress: Progress,
     warnings: list[str],
@@ -487,17 +378,16 @@ def _level_graphs(
 
     Without data the full network keeps its batch-norm; narrower levels get theirs re-estimated.
     """
+    level_widths = [level.widths for level in found.levels]
     if training is None:
-        widths = [level.widths for level in found.levels]
-        return finetune.untrained(graph, grouping, widths, samples.x, found.tables)
-    percents, widths, tables = _agreed(training.cluster, grouping, found)
+        return finetune.untrained(graph, grouping, level_widths, samples.x, found.tables)
     weights = training.options.loss_weights
     if weights is not None:  # of the levels that were asked for
         weight_of = dict(zip(options.levels or DEFAULT_LEVELS, weights, strict=True))
-        weights = tuple(weight_of[percent] for percent in percents)
-    settings = dataclasses.replace(training.options, tables=tables, loss_weights=weights)
+        weights = tuple(weight_of[level.percent] for level in found.levels)
+    settings = dataclasses.replace(training.options, tables=found.tables, loss_weights=weights)
     return finetune.finetune(
-        graph, grouping, widths, training.data, settings, progress.step, warnings,
+        graph, grouping, level_widths, training.data, settings, progress.step, warnings,
         training.cluster, training.checkpoints,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from redsc import ir, loss
 from redsc.cost import Tables
 from redsc.data import BATCH_SIZE, Data, Split
+from redsc.distribution import Cluster
 from redsc.tf_network import forward, predict
 from redsc.training import epoch_steps
 
@@ -67,6 +69,16 @@ class Options:
     class_weights: tuple[float, ...] | None = None
     all_levels: bool = False
     tables: Tables = "per-level"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train, on what, where, and the folder that keeps how far it is."""
+
+    data: Data
+    options: Options
+    cluster: Cluster
+    checkpoints: Path
 
 
 def suited(options: Options, graph: ir.Graph, data: Data) -> Options:

@@ -73,9 +73,8 @@ class SearchOptions:
     reserved_flash_bytes: int = 0
 
 
-Origin = Literal["optimum", "alternative", "uniform"]
-"""Of widths: the optimum of the objective's gains, of gains that are about as likely, or a common
-share of all groups."""
+Origin = Literal["optimum", "uniform"]
+"""Of widths: the optimum of the objective's gains, or a common share of all groups."""
 
 
 class Objective(Protocol):
@@ -86,12 +85,8 @@ class Objective(Protocol):
         """What is known without measuring."""
         ...
 
-    def gains(self, around: Widths) -> Sequence[Gains]:
-        """What to maximise near some widths; further entries give other candidates."""
-        ...
-
-    def choose(self, candidates: Sequence[Widths]) -> int:
-        """Which of several different widths is the best."""
+    def gains(self, around: Widths) -> Gains:
+        """What to maximise near some widths."""
         ...
 
     @property
@@ -113,11 +108,8 @@ class Fixed:
     uniform_alone: bool = False
     least_of_uniform: float = 0.0
 
-    def gains(self, around: Widths) -> Sequence[Gains]:
-        return (self.prior,)
-
-    def choose(self, candidates: Sequence[Widths]) -> int:
-        return 0
+    def gains(self, around: Widths) -> Gains:
+        return self.prior
 
 
 @dataclass(frozen=True)
@@ -265,8 +257,8 @@ def _top_down(search: Search, grid: Grid, percents: Sequence[float]) -> list[Lev
 
 
 def _best_level(search: Search, candidates: Candidates, percent: float, limits: Limits) -> Level:
-    """The best of several levels: optima of all the objective's gains near the uniform widths,
-    and those themselves. No group gets much less than its uniform width."""
+    """The optimum of the objective's gains near the uniform widths, or these themselves. No group
+    gets much less than its uniform width."""
 
     def fits(widths: dict[str, int]) -> bool:
         return not violations(search.model, limits, widths) and not search.excess_bytes(widths)
@@ -281,22 +273,12 @@ def _best_level(search: Search, candidates: Candidates, percent: float, limits: 
         candidates = {
             g: tuple(w for w in widths if w >= least[g]) for g, widths in candidates.items()
         }
-    first, *others = search.objective.gains(uniform or largest)
-    levels, started = [], time.monotonic()
-    if uniform is not None and (others or search.objective.uniform_alone):
-        levels = [Level(percent, uniform, first, first.total(uniform), 0.0, "uniform")]
-    if not (levels and search.objective.uniform_alone):
-        for number, gains in enumerate((first, *others)):
-            problem = search.problem(gains, candidates)
-            level = _solve_level(search, problem, percent, limits, fits)
-            levels.append(replace(level, origin="alternative" if number else "optimum"))
-    seconds = time.monotonic() - started
-    # Of equal widths the optimum is kept, before the uniform ones.
-    different = {tuple(level.widths.values()): level for level in reversed(levels)}
-    different |= {tuple(x.widths.values()): x for x in levels if x.origin == "optimum"}
-    levels = list(different.values())
-    chosen = levels[search.objective.choose([level.widths for level in levels])]
-    return replace(chosen, seconds=seconds)
+    gains = search.objective.gains(uniform or largest)
+    if uniform is not None and search.objective.uniform_alone:
+        return Level(percent, uniform, gains, gains.total(uniform), 0.0, "uniform")
+    started = time.monotonic()
+    level = _solve_level(search, search.problem(gains, candidates), percent, limits, fits)
+    return replace(level, seconds=time.monotonic() - started)
 
 
 def _uniform(
@@ -349,7 +331,7 @@ def _joint(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]
     started, candidates = time.monotonic(), grid.candidates()
     middle = percents[len(percents) // 2] / 100  # one program has one objective
     near = {group: max(1, round(middle * widths[-1])) for group, widths in candidates.items()}
-    gains = search.objective.gains({**search.grouping.full_widths, **near})[0]
+    gains = search.objective.gains({**search.grouping.full_widths, **near})
     levels, bound, _ = _solve_planned(search, search.problem(gains, candidates), limits)
     gain = sum(map(gains.total, levels))
     share = bound / gain if gain > 0 else 1.0

@@ -195,15 +195,14 @@ def steps(options: recipe.Options, train: Split) -> int:
     return int(np.clip(SHARE * later, *_STEPS))
 
 
-def measure(network: Supernet, data: Data, seed: int) -> Callable[[Sequence[Widths]], np.ndarray]:
-    """How good widths are: their loss on validation samples, batch-norm re-estimated.
-
-    Not the training loss, though it is less noisy: where validation data is unlike training data
-    (other speakers, say), widths that fit the latter better do not do better on the former.
-    """
+def measure(
+    network: Supernet, data: Data, split: Split, seed: int
+) -> Callable[[Sequence[Widths]], np.ndarray]:
+    """How good widths are: their loss on samples of `split`, batch-norm re-estimated on training
+    samples."""
     count = int(np.clip(_EVALUATION_MACS / cost.macs(network.graph), *_EVALUATION_SAMPLES))
     calibration, _ = data.train.sample(count, seed)
-    x, y = data.validation.sample(2 * count, seed)
+    x, y = split.sample(2 * count, seed + 1)
     task: Task = data.task
 
     def losses(level_widths: Sequence[Widths]) -> np.ndarray:

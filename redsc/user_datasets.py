@@ -121,6 +121,10 @@ def source(dataset: Any, input_shape: tuple[int, ...], where: str) -> Source:
     if len(specs) not in (1, 2) or not all(isinstance(part, tensor) for part in specs):
         raise UsageError(f"{where}: elements are {spec}; expected a pair of tensors (x, y)")
     x_spec = specs[0]
+    options = tensorflow().data.Options()
+    # Samples read ahead would take from the generators that later ones are drawn from.
+    options.experimental_optimization.inject_prefetch = False
+    dataset = dataset.with_options(options)
     with _blamed(where):
         first = next(iter(dataset.take(1).as_numpy_iterator()), None)
     if first is None:

@@ -89,6 +89,7 @@ def test_the_output_is_complete(built: Path, model: Path) -> None:
     assert board["estimated_ram_used_bytes"] > report["levels"][1]["arena_bytes"] + 47_112
     assert set(report["search"]) == {
         "budget", "solver", "seconds", "proven_optimal", "gap", "objective", "tables",
+        "candidates",
     }  # fmt: skip
     assert report["search"]["objective"] == "harmonic"
     assert set(report["model"]) >= {"path", "sha256", "parameters", "macs"}

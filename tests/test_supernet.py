@@ -58,8 +58,8 @@ def test_training_at_random_widths_helps_them_repeatably(tmp_path):
     seen: list[tuple[int, int, str]] = []
     network = trained(dataset, graph, folder=tmp_path, seen=seen)
     assert seen[-1][:2] == (30, 30)
-    before = supernet.measure(Supernet(graph, grouping), dataset, 0)([half])
-    after = supernet.measure(network, dataset, 0)([half])
+    before = supernet.measure(Supernet(graph, grouping), dataset, dataset.validation, 0)([half])
+    after = supernet.measure(network, dataset, dataset.validation, 0)([half])
     assert after < 0.9 * before
     again, other = trained(dataset, graph), trained(dataset, graph, seed=1)
     for one, same, different in zip(
@@ -101,6 +101,6 @@ def test_an_autoencoder_is_measured_by_its_error():
     dataset = data.Data("reconstruction", split, split, None)
     grouping = groups.find_groups(graph)
     full = [grouping.full_widths]
-    before = supernet.measure(Supernet(graph, grouping), dataset, 0)(full)
-    after = supernet.measure(trained(dataset, graph), dataset, 0)(full)
+    before = supernet.measure(Supernet(graph, grouping), dataset, dataset.validation, 0)(full)
+    after = supernet.measure(trained(dataset, graph), dataset, dataset.validation, 0)(full)
     assert 0 < after < before

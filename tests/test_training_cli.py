@@ -155,6 +155,20 @@ def test_weights_of_a_level_that_is_left_out_go_with_it(folder: Path, tmp_path: 
     assert kept == asked
 
 
+@pytest.mark.slow
+def test_widths_that_train_best_are_chosen_and_the_others_told(
+    folder: Path, tmp_path: Path
+) -> None:
+    compiled(folder, tmp_path / "build", str(folder / "data.npz"), min_width=1, channel_step=1)
+    report = json.loads((tmp_path / "build/report/report.json").read_text())
+    candidates = report["search"]["candidates"]
+    assert len(candidates) > 1
+    assert candidates[0]["from"] == "uniform"
+    best = min(candidates, key=lambda candidate: candidate["log_loss"])
+    assert [candidate["chosen"] for candidate in candidates] == [c is best for c in candidates]
+    assert report["training"]["comparing_steps"] == 60
+
+
 @pytest.mark.parametrize("order", ["bottom-up", "top-down", "joint"])
 def test_any_order_finds_nested_levels(folder: Path, tmp_path: Path, order: str) -> None:
     output = tmp_path / "build"

@@ -1,0 +1,102 @@
+"""Which of several nestings trains best: all of them are trained together for a while.
+
+A supernet tells which groups' widths matter most, but not how much: at widths that it rarely sees,
+with scales and shifts that all widths share, its loss is many times what training brings it to. So
+nestings that go more or less far its way, uniform ones among them, are compared as they will be
+trained: over shared kernels, each level with batch-norms of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from redsc import checkpoint, finetune, ir
+from redsc.data import Data, Split
+from redsc.distribution import Cluster
+from redsc.groups import Grouping, Widths
+from redsc.recipe import Options
+from redsc.training import Batches, epoch_steps
+
+log = logging.getLogger("redsc")
+
+SHARE = 0.25
+_STEPS = (60, 800)
+"""Steps of all nestings together: a share of those that train the levels, within bounds."""
+
+_LEVELS = 3
+"""Levels of a nesting that are compared, of many the narrowest, the widest and those between."""
+
+_LEAST_LOSS = 1e-6
+
+
+def steps(options: Options, train: Split) -> int:
+    """Steps that compare nestings, for a training of the levels with these `suited` options."""
+    assert options.epochs is not None
+    later = options.epochs * epoch_steps(train, options.batch_size)
+    return int(np.clip(SHARE * later, *_STEPS))
+
+
+def losses(
+    graph: ir.Graph,
+    grouping: Grouping,
+    nestings: Sequence[Sequence[Widths]],
+    data: Data,
+    options: Options,
+    cluster: Cluster,
+    progress: Callable[[int, int, str], None],
+    folder: Path | None = None,
+) -> np.ndarray:
+    """float64 (nestings,): mean over levels of log validation loss; all NaN when training diverged.
+
+    nestings: each narrowest level first, without the full network; as many levels each. `folder`
+    keeps the result. Raises ClusterError when another worker is gone.
+    """
+    count, total = len(nestings[0]), steps(options, data.train)
+    options = replace(options, loss_weights=None)
+    compared = sorted({round(i) for i in np.linspace(0, count - 1, min(count, _LEVELS))})
+    narrow = [[nesting[number] for number in compared] for nesting in nestings]
+    level_widths = [*itertools.chain.from_iterable(narrow), grouping.full_widths]
+    file, like = None, {"losses": np.zeros(len(nestings))}
+    if folder is not None:
+        name = finetune.digest(graph, level_widths, data, options, total)
+        file = folder / f"contest-{name}.npz"
+        known = checkpoint.load_chiefs(file, like, cluster)
+        if known is not None:
+            Batches(data.train, options.batch_size, options.seed).skip(total)
+            return known["losses"]
+    with cluster.explained():
+        trainer = finetune.Trainer.of(graph, grouping, level_widths, data, options, cluster, total)
+        found = _compare(trainer, len(nestings), len(compared), total, progress)
+    if file is not None and cluster.is_chief:
+        checkpoint.save(file, {"losses": found})
+    return found
+
+
+def _compare(
+    trainer: finetune.Trainer,
+    nestings: int,
+    levels: int,
+    total: int,
+    progress: Callable[[int, int, str], None],
+) -> np.ndarray:
+    """The nestings take turns: a step trains the full network and the levels of one of them."""
+    full = nestings * levels
+    endless = itertools.chain.from_iterable(map(trainer.batches.epoch, itertools.count()))
+    generator = np.random.default_rng((trainer.options.seed, 2))
+    for number, (x, y) in enumerate(itertools.islice(endless, total)):
+        first = number % nestings * levels
+        chosen = (full, *reversed(range(first, first + levels)))
+        value = float(trainer.step(number, chosen, x, y, generator))
+        if not np.isfinite(value):
+            return np.full(nestings, np.nan)
+        if (number + 1) % 25 == 0 or number + 1 == total:
+            progress(number + 1, total, f"{nestings} nestings, loss {value:.4g}")
+    trainer.measure()
+    found = np.maximum(trainer.validate(quantized=False).losses[:full], _LEAST_LOSS)
+    return np.log(found).reshape(nestings, levels).mean(axis=1)

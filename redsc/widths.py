@@ -1,0 +1,227 @@
+"""Which units every level keeps: a nesting for each objective, and the one that trains best."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from redsc import contest, flash, gain, importance, ir, kernels, nesting, objective, supernet
+from redsc.config import DEFAULT_LEVELS, MOST_LEVELS, CompileOptions
+from redsc.cost import TABLES
+from redsc.distribution import Cluster
+from redsc.errors import InfeasibleError
+from redsc.groups import Grouping, Widths
+from redsc.nesting import Nesting
+from redsc.progress import Progress
+from redsc.recipe import Training
+from redsc.search import Fixed, Objective
+
+log = logging.getLogger("redsc")
+
+_LEAST_OF_UNIFORM = (0.85, 0.7)
+"""How far below its uniform width probes may send a group; each is tried."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """log_loss: mean over levels on validation data, None where nothing was compared."""
+
+    name: str
+    nesting: Nesting
+    log_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The chosen nesting, and all different ones, the chosen one included."""
+
+    nesting: Nesting
+    objective: objective.Name
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def facts(self) -> list[dict[str, Any]]:
+        """For the report."""
+        return [
+            {"from": candidate.name, "log_loss": candidate.log_loss,
+             "chosen": candidate.nesting is self.nesting}
+            for candidate in self.candidates
+        ]  # fmt: skip
+
+
+def find(
+    options: CompileOptions,
+    graph: ir.Graph,
+    grouping: Grouping,
+    scores: importance.Scores,
+    training: Training | None,
+    progress: Progress,
+    warnings: list[str],
+) -> Found:
+    """The levels of a lowered graph, its units in order of importance.
+
+    Raises InfeasibleError when not even the narrowest widths fit.
+    """
+    name = objective_name(options)
+    objectives = _objectives(name, graph, grouping, scores, training, options, progress, warnings)
+    progress.stage("search widths")
+    candidates = []
+    for origin, goal in objectives.items():
+        found = _search(options, graph, grouping, goal)
+        if training is not None:
+            found = _agreed(training.cluster, grouping, found)
+        candidates.append(Candidate(origin, found))
+    candidates = _different(candidates)
+    if training is not None and len(candidates) > 1:
+        progress.stage("compare widths")
+        candidates = _compared(candidates, graph, grouping, training, progress)
+    best = min(candidates, key=lambda candidate: candidate.log_loss or 0.0).nesting
+    warnings += best.warnings
+    return Found(best, name, tuple(candidates))
+
+
+def objective_name(options: CompileOptions) -> objective.Name:
+    """The objective asked for, or the best that can be had."""
+    measured = options.data is not None and options.epochs != 0
+    return options.objective or ("probes" if measured else "harmonic")
+
+
+def _objectives(
+    name: objective.Name,
+    graph: ir.Graph,
+    grouping: Grouping,
+    scores: importance.Scores,
+    training: Training | None,
+    options: CompileOptions,
+    progress: Progress,
+    warnings: list[str],
+) -> Mapping[str, Objective]:
+    """What the search maximises, by name; "probes" trains a supernet, and is one of several."""
+    harmonic = Fixed(objective.harmonic(grouping))
+    uniform = replace(harmonic, uniform_alone=True)
+    if name == "importance":
+        units = importance.unit_importance(grouping, scores)
+        return {name: Fixed(gain.gains(graph, grouping, scores.weights, units))}
+    if name != "probes":
+        return {name: uniform if name == "uniform" else harmonic}
+    assert training is not None
+    progress.stage("probe widths")
+    network = supernet.train(
+        graph, grouping, training.data, supernet.steps(training.options, training.data.train),
+        options.batch_size, options.seed, training.cluster, progress.step, training.checkpoints,
+    )  # fmt: skip
+    if network is None:
+        warnings.append(
+            "training at random widths diverged (a loss was not finite), so widths are not "
+            "measured: the search takes --objective harmonic; check the scale of the data"
+        )
+        return {"harmonic": harmonic}
+    found: dict[str, Objective] = {"uniform": uniform, "harmonic": harmonic}
+    # Training samples: less noise; validation samples: they may be of another kind.
+    for kind, split in (
+        ("training", training.data.train),
+        ("validation", training.data.validation),
+    ):
+        measure = supernet.measure(network, training.data, split, options.seed)
+        probes = objective.Probes(grouping, measure, options.seed)
+        for least in _LEAST_OF_UNIFORM:
+            origin = f"probes of {kind} loss, at least {least:g} of uniform"
+            found[origin] = replace(probes, least_of_uniform=least)
+    return found
+
+
+def _search(
+    options: CompileOptions, graph: ir.Graph, grouping: Grouping, goal: Objective
+) -> Nesting:
+    """The levels asked for, or those of the default ones that some widths fit."""
+    percents, left_out = options.levels or DEFAULT_LEVELS, []
+    while True:
+        settings = nesting.SearchOptions(
+            percents=percents,
+            budget=options.budget,
+            target=options.board,
+            max_macs=options.max_macs,
+            max_latency_ms=options.max_latency_ms,
+            max_ram_bytes=options.max_ram_bytes,
+            max_flash_bytes=options.max_flash_bytes,
+            channel_step=options.channel_step,
+            min_width=options.min_width,
+            scratch=kernels.scratch_bytes,
+            order=options.order,
+        )
+        try:
+            found = flash.find_levels(graph, grouping, goal, settings, options.tables)
+        except InfeasibleError as error:
+            if options.levels is not None or len(percents) == 1:
+                raise InfeasibleError(f"{options.model}: {error}") from None
+            left_out.append(f"the {percents[0]:g} % level is left out: {error}")
+            percents = percents[1:]
+            continue
+        return replace(found, warnings=(*left_out, *found.warnings))
+
+
+def _agreed(cluster: Cluster, grouping: Grouping, found: Nesting) -> Nesting:
+    """The chief's percentages, widths and tables: measured losses may differ in the last bit
+    elsewhere. What its levels cost, only the chief knows."""
+    names = list(grouping.groups)
+    matrix = np.zeros((MOST_LEVELS, 1 + len(names)))
+    for number, level in enumerate(found.levels):
+        matrix[number] = [level.percent, *(level.widths[name] for name in names)]
+    tables = np.array(float(TABLES.index(found.tables)))
+    told = cluster.from_chief({"levels": matrix, "tables": tables})
+    if cluster.is_chief:
+        return found
+    levels = tuple(
+        replace(
+            found.levels[0], percent=row[0],
+            widths=dict(zip(names, map(int, row[1:]), strict=True)),
+        )
+        for row in told["levels"].tolist()
+        if any(row)
+    )  # fmt: skip
+    return replace(found, levels=levels, tables=TABLES[int(told["tables"])])
+
+
+def _different(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those of as many levels as any has, the same ones, each widths once."""
+
+    def percents(candidate: Candidate) -> list[float]:
+        return [level.percent for level in candidate.nesting.levels]
+
+    kept = max(map(percents, candidates), key=len)
+    different: dict[tuple[tuple[int, ...], ...], Candidate] = {}
+    for candidate in candidates:
+        if percents(candidate) == kept:
+            key = tuple(tuple(level.widths.values()) for level in candidate.nesting.levels)
+            different.setdefault(key, candidate)
+    return list(different.values())
+
+
+def _compared(
+    candidates: list[Candidate],
+    graph: ir.Graph,
+    grouping: Grouping,
+    training: Training,
+    progress: Progress,
+) -> list[Candidate]:
+    """With their losses. Levels that all have alike tell nothing, nor does the full network."""
+    nestings = [[level.widths for level in c.nesting.levels] for c in candidates]
+    told = [
+        number
+        for number, level in enumerate(zip(*nestings, strict=True))
+        if any(widths != level[0] for widths in level)
+    ]
+    narrow: list[list[Widths]] = [[levels[number] for number in told] for levels in nestings]
+    losses = contest.losses(
+        graph, grouping, narrow, training.data, training.options, training.cluster, progress.step,
+        training.checkpoints,
+    )  # fmt: skip
+    if not np.isfinite(losses).all():  # the levels' own training will say so
+        return candidates
+    for candidate, value in zip(candidates, losses, strict=True):
+        log.info("widths of %s: mean log loss %.4f", candidate.name, value)
+    return [replace(c, log_loss=float(v)) for c, v in zip(candidates, losses, strict=True)]

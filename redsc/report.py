@@ -194,17 +194,26 @@ def _draw(report: Json, console: Any) -> None:
     console.print(table)
     for line in _bars(report):
         console.print(line, markup=False, soft_wrap=True)
-    proof = "proven optimal" if search["proven_optimal"] else f"gap {search['gap']:.2%}"
     lines = (
         f"flash   weights {_number(flash['weights_bytes'])} B + tables "
         f"{_number(flash['tables_bytes'])} B + {_code(flash)}, one copy for all levels",
-        f"search  {search['solver']}, {search['seconds']:.1f} s, {proof}",
+        f"search  {search['solver']}, {search['seconds']:.1f} s, {_proof(search)}",
         f"input   {report['input']['formula']}",
     )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     for warning in report["warnings"]:
         console.print(f"warning {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _proof(search: Json) -> str:
+    proof = "proven optimal" if search["proven_optimal"] else f"gap {search['gap']:.2%}"
+    compared = search.get("candidates", [])  # reports of earlier versions have none
+    if len(compared) < 2:
+        return proof
+    best = next(candidate["from"] for candidate in compared if candidate["chosen"])
+    proof = "" if best == "uniform" else f"{proof}, "
+    return f"{proof}best of {len(compared)} nestings: {best}"
 
 
 def _original(report: Json) -> str:

@@ -7,14 +7,17 @@ the user's ~/.platformio. Emitted projects know nothing of this: everything is i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.metadata
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +32,9 @@ APT_PACKAGES = {
 """Debian packages that bring each tool."""
 
 BUILD_TIMEOUT_SECONDS = 1800
+_PATIENCE_SECONDS = 5.0
+"""For programs that are asked to end, before they are made to."""
+
 TFLM_VARIABLE = "PLATFORMIO_LIB_EXTRA_DIRS"
 """Names the folder that holds a TensorFlow Lite Micro library's folder."""
 
@@ -223,28 +229,51 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """What a program printed and its status, whatever that is.
 
-    Raises ToolchainError when it cannot be started or takes too long.
+    If it is not waited for to its end, it ends with all that it started, so that nothing goes on
+    writing into `directory`. Raises ToolchainError when it cannot be started or takes too long.
     """
     # The user's own PLATFORMIO_BUILD_FLAGS and the like would change what is measured.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PLATFORMIO_")}
     try:
-        return subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=directory,
             env={**inherited, **(variables or {})},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=timeout_seconds,
-            check=False,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as error:
-        raise ToolchainError(
-            f"{Path(command[0]).name} in {directory} took longer than {timeout_seconds:.0f} s"
-        ) from error
     except OSError as error:
         raise ToolchainError(f"cannot run {command[0]}: {error.strerror}") from error
+    with process:
+        try:
+            printed, complained = process.communicate(timeout=timeout_seconds)
+        except BaseException as error:
+            _end(process)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise ToolchainError(
+                    f"{Path(command[0]).name} in {directory} took longer than "
+                    f"{timeout_seconds:.0f} s"
+                ) from error
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, printed, complained)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends a session's first process and all others; compilers asked to remove their files."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        patient_until = time.monotonic() + _PATIENCE_SECONDS
+        with contextlib.suppress(ProcessLookupError):  # none is left
+            os.killpg(process.pid, number)
+            while time.monotonic() < patient_until:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.01)
+            continue
+        return
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jinja2
@@ -284,3 +285,15 @@ def test_emitted_configuration_passes_platformios_lint(
     assert ("lib_deps" in options["env:nano33ble"]) == tflm
     assert ("env:emulator_tflm" in options) == tflm
     assert "core_dir" not in platformio_ini()
+
+
+def test_what_takes_too_long_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    """Also what a program left in the background: it would write where things are cleaned up."""
+    script = "(while true; do date > tick; sleep 0.05; done) & sleep 60"
+    with pytest.raises(ToolchainError, match="took longer than 1 s"):
+        toolchain.run(["sh", "-c", script], tmp_path, 1.0)
+    tick = tmp_path / "tick"
+    assert tick.exists()
+    tick.unlink()
+    time.sleep(0.3)
+    assert not tick.exists()

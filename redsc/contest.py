@@ -64,7 +64,7 @@ def losses(
     level_widths = [*itertools.chain.from_iterable(narrow), grouping.full_widths]
     file, like = None, {"losses": np.zeros(len(nestings))}
     if folder is not None:
-        name = finetune.digest(graph, level_widths, data, options, total)
+        name = finetune.digest(graph, level_widths, data, options, total, len(nestings))
         file = folder / f"contest-{name}.npz"
         known = checkpoint.load_chiefs(file, like, cluster)
         if known is not None:

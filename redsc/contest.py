@@ -73,7 +73,8 @@ def losses(
     with cluster.explained():
         trainer = finetune.Trainer.of(graph, grouping, level_widths, data, options, cluster, total)
         found = _compare(trainer, len(nestings), len(compared), total, progress)
-    if file is not None and cluster.is_chief:
+    # One that diverged does so again, and has not read all that a resumed run would skip.
+    if file is not None and cluster.is_chief and np.isfinite(found).all():
         checkpoint.save(file, {"losses": found})
     return found
 

@@ -345,8 +345,8 @@ def _from_sources(given: Mapping[str, Source], network: Network) -> _Splits:
     for name, part in parts.items():
         if not part.x:
             raise network.error(f"dataset {name!r} is empty")
-    first = parts["train"]
-    task = _task(None if first.y is None else np.stack(first.y), network)
+    y = parts["train"].y
+    task = _task(None if y is None else np.stack(y), network)
     splits: dict[str, Split] = {}
     warnings: list[str] = []
     for name, source in given.items():

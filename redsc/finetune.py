@@ -305,7 +305,7 @@ class Trainer:
             terms.append(weight * tf.reduce_mean(total))
             if place == 0 and options.teacher == "full":
                 teacher, grouping = values, self.kernels.grouping
-        return tf.add_n(terms) / sum(weights)
+        return tf.add_n(terms) / (sum(weights) or 1.0)  # a step may have none that weighs
 
     def measure(self) -> None:
         """Statistics of every norm, and every tensor's int8 parameters, as the kernels are now."""

@@ -328,10 +328,11 @@ def _joint(search: Search, grid: Grid, percents: Sequence[float]) -> list[Level]
     """All levels in one program."""
     limits = [search.limits(percent) for percent in percents]
     limits[-1] = replace(limits[-1], flash_bytes=search.max_flash_bytes)
-    started, candidates = time.monotonic(), grid.candidates()
+    candidates = grid.candidates()
     middle = percents[len(percents) // 2] / 100  # one program has one objective
-    near = {group: max(1, round(middle * widths[-1])) for group, widths in candidates.items()}
+    near = {group.name: max(1, round(middle * group.units)) for group in search.grouping.free}
     gains = search.objective.gains({**search.grouping.full_widths, **near})
+    started = time.monotonic()
     levels, bound, _ = _solve_planned(search, search.problem(gains, candidates), limits)
     gain = sum(map(gains.total, levels))
     share = bound / gain if gain > 0 else 1.0

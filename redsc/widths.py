@@ -78,10 +78,15 @@ def find(
     candidates = _different(candidates)
     if training is not None and len(candidates) > 1:
         progress.stage("compare widths")
-        candidates = _compared(candidates, graph, grouping, training, progress)
-    best = min(candidates, key=lambda candidate: candidate.log_loss or 0.0).nesting
+        candidates = _compared(candidates, graph, grouping, training, progress, warnings)
+    best = min(candidates, key=_order).nesting
     warnings += best.warnings
     return Found(best, name, tuple(candidates))
+
+
+def _order(candidate: Candidate) -> float:
+    """Without losses the first one wins."""
+    return 0.0 if candidate.log_loss is None else candidate.log_loss
 
 
 def objective_name(options: CompileOptions) -> objective.Name:
@@ -120,7 +125,9 @@ def _objectives(
             "measured: the search takes --objective harmonic; check the scale of the data"
         )
         return {"harmonic": harmonic}
-    found: dict[str, Objective] = {"uniform": uniform, "harmonic": harmonic}
+    # The first of those that turn out alike stands for them; all in one program know no floors.
+    found: dict[str, Objective] = {"harmonic": harmonic}
+    floors = _LEAST_OF_UNIFORM if options.order != "joint" else _LEAST_OF_UNIFORM[:1]
     # Training samples: less noise; validation samples: they may be of another kind.
     for kind, split in (
         ("training", training.data.train),
@@ -128,10 +135,10 @@ def _objectives(
     ):
         measure = supernet.measure(network, training.data, split, options.seed)
         probes = objective.Probes(grouping, measure, options.seed)
-        for least in _LEAST_OF_UNIFORM:
+        for least in floors:
             origin = f"probes of {kind} loss, at least {least:g} of uniform"
             found[origin] = replace(probes, least_of_uniform=least)
-    return found
+    return found if options.order == "joint" else found | {"uniform": uniform}
 
 
 def _search(
@@ -207,6 +214,7 @@ def _compared(
     grouping: Grouping,
     training: Training,
     progress: Progress,
+    warnings: list[str],
 ) -> list[Candidate]:
     """With their losses. Levels that all have alike tell nothing, nor does the full network."""
     nestings = [[level.widths for level in c.nesting.levels] for c in candidates]
@@ -216,11 +224,18 @@ def _compared(
         if any(widths != level[0] for widths in level)
     ]
     narrow: list[list[Widths]] = [[levels[number] for number in told] for levels in nestings]
+    # What levels share is compared too, unless --max-flash-bytes decided it for each nesting.
+    kinds = {candidate.nesting.tables for candidate in candidates}
+    tables = kinds.pop() if len(kinds) == 1 else "per-level"
     losses = contest.losses(
-        graph, grouping, narrow, training.data, training.options, training.cluster, progress.step,
-        training.checkpoints,
+        graph, grouping, narrow, training.data, replace(training.options, tables=tables),
+        training.cluster, progress.step, training.checkpoints,
     )  # fmt: skip
-    if not np.isfinite(losses).all():  # the levels' own training will say so
+    if not np.isfinite(losses).all():
+        warnings.append(
+            "training that compares widths diverged (a loss was not finite): the search's "
+            f"{candidates[0].name} widths are taken; try a smaller --learning-rate"
+        )
         return candidates
     for candidate, value in zip(candidates, losses, strict=True):
         log.info("widths of %s: mean log loss %.4f", candidate.name, value)

@@ -118,3 +118,20 @@ def test_uniform_widths_are_a_common_share_within_the_budget(graph):
         units = min(g.units for g in grouping.free)
         assert max(shares) - min(shares) <= 2 / units
         assert 0.97 * level.percent <= 100 * level.macs / cost.macs(graph) <= level.percent
+
+
+@pytest.mark.parametrize("order", ["bottom-up", "top-down", "joint"])
+def test_what_is_measured_keeps_its_inputs_and_outputs(order):
+    graph = GRAPHS[0]
+    grouping = find_groups(graph)
+    fixed = {group.name: group.units for group in grouping.groups.values() if group.fixed}
+    asked = []
+
+    def measure(level_widths):
+        asked.extend(level_widths)
+        return true_losses(grouping, dict.fromkeys(grouping.groups, 1.0), level_widths)
+
+    options = SearchOptions(percents=(30, 60, 100), channel_step=1, min_width=1, order=order)
+    find_levels(graph, grouping, objective.Probes(grouping, measure, seed=0), options)
+    assert asked
+    assert all(widths[name] == units for widths in asked for name, units in fixed.items())

@@ -163,7 +163,7 @@ def test_widths_that_train_best_are_chosen_and_the_others_told(
     report = json.loads((tmp_path / "build/report/report.json").read_text())
     candidates = report["search"]["candidates"]
     assert len(candidates) > 1
-    assert candidates[0]["from"] == "uniform"
+    assert candidates[0]["from"] == "harmonic"
     best = min(candidates, key=lambda candidate: candidate["log_loss"])
     assert [candidate["chosen"] for candidate in candidates] == [c is best for c in candidates]
     assert report["training"]["comparing_steps"] == 60

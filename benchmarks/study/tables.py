@@ -36,6 +36,7 @@ def write(results: Path) -> None:
 def _sections(done: Sequence[Result]) -> Iterable[str]:
     total = sum(1 for _ in all_jobs())
     yield f"{len(done)} of the study's {total} jobs are done.\n"
+    yield "![int8 accuracy against MACs, by split and method](img/study.png)\n"
     speakers = [f"without-{speaker}" for speaker in SPEAKERS]
     compared = (
         ("all six speakers left out in turn", speakers, PARTS),

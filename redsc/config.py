@@ -245,8 +245,8 @@ def _check(options: CompileOptions) -> None:
         )
     if options.objective == "probes" and options.data is None:
         raise UsageError(
-            "objective: 'probes' measures on validation data; give --data, or choose harmonic, "
-            "importance or uniform"
+            "objective: 'probes' measures on training and validation data; give --data, or choose "
+            "harmonic, importance or uniform"
         )
     if options.objective == "uniform" and options.order == "joint":
         raise UsageError(

@@ -9,23 +9,20 @@ trained: over shared kernels, each level with batch-norms of its own.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from redsc import checkpoint, finetune, ir
+from redsc import checkpoint, finetune, ir, recipe
 from redsc.data import Data, Split
 from redsc.distribution import Cluster
 from redsc.groups import Grouping, Widths
 from redsc.recipe import Options
-from redsc.training import Batches, epoch_steps
+from redsc.training import Batches
 
-log = logging.getLogger("redsc")
-
-SHARE = 0.25
+_SHARE = 0.25
 _STEPS = (60, 800)
 """Steps of all nestings together: a share of those that train the levels, within bounds."""
 
@@ -37,9 +34,7 @@ _LEAST_LOSS = 1e-6
 
 def steps(options: Options, train: Split) -> int:
     """Steps that compare nestings, for a training of the levels with these `suited` options."""
-    assert options.epochs is not None
-    later = options.epochs * epoch_steps(train, options.batch_size)
-    return int(np.clip(SHARE * later, *_STEPS))
+    return int(np.clip(_SHARE * recipe.steps(options, train), *_STEPS))
 
 
 def losses(
@@ -62,16 +57,16 @@ def losses(
     compared = sorted({round(i) for i in np.linspace(0, count - 1, min(count, _LEVELS))})
     narrow = [[nesting[number] for number in compared] for nesting in nestings]
     level_widths = [*itertools.chain.from_iterable(narrow), grouping.full_widths]
-    file, like = None, {"losses": np.zeros(len(nestings))}
+    file = None
     if folder is not None:
         name = finetune.digest(graph, level_widths, data, options, total, len(nestings))
         file = folder / f"contest-{name}.npz"
-        known = checkpoint.load_chiefs(file, like, cluster)
+        known = checkpoint.load_chiefs(file, {"losses": np.zeros(len(nestings))}, cluster)
         if known is not None:
             Batches(data.train, options.batch_size, options.seed).skip(total)
             return known["losses"]
     with cluster.explained():
-        trainer = finetune.Trainer.of(graph, grouping, level_widths, data, options, cluster, total)
+        trainer = finetune.Trainer(graph, grouping, level_widths, data, options, cluster, total)
         found = _compare(trainer, len(nestings), len(compared), total, progress)
     # One that diverged does so again, and has not read all that a resumed run would skip.
     if file is not None and cluster.is_chief and np.isfinite(found).all():

@@ -84,7 +84,7 @@ def finetune(
         name = digest(graph, level_widths, data, options)
         file = folder / f"{name}.npz"
     with cluster.explained():
-        trainer = Trainer.of(graph, grouping, level_widths, data, options, cluster)
+        trainer = Trainer(graph, grouping, level_widths, data, options, cluster)
         best = _train(trainer, progress or _no_progress, warnings, file)
     return trainer.untrained if best is None else best
 
@@ -171,14 +171,15 @@ class _Scores:
 class Trainer:
     """Variables, optimizer and compiled steps of one training run.
 
-    untrained: the levels that it starts from, the widest last, whose units the others' kernels
-    are slices of. steps: of the whole training.
+    graph: its units in order of importance. untrained: the levels that training starts from, the
+    widest last, whose kernels the others' are slices of. steps: of the whole training, which are
+    those of all epochs unless given.
     """
 
     def __init__(
         self,
         graph: ir.Graph,
-        levels: Sequence[ir.Graph],
+        grouping: Grouping,
         level_widths: Sequence[Widths],
         data: Data,
         options: Options,
@@ -189,7 +190,7 @@ class Trainer:
         assert options.epochs is not None
         assert options.learning_rate is not None
         self.original, self.data, self.options = graph, data, options
-        self.untrained = tuple(levels)
+        self.untrained = levels = _untrained(graph, grouping, level_widths, data, options)
         self.epochs = options.epochs
         self.cluster = cluster
         self.batches = Batches(data.train, options.batch_size, options.seed)
@@ -211,21 +212,6 @@ class Trainer:
                 options.warmup_steps,
             )
         self._compiled: dict[tuple[tuple[int, ...], bool], Any] = {}
-
-    @classmethod
-    def of(
-        cls,
-        graph: ir.Graph,
-        grouping: Grouping,
-        level_widths: Sequence[Widths],
-        data: Data,
-        options: Options,
-        cluster: Cluster,
-        steps: int | None = None,
-    ) -> Trainer:
-        """One that starts from `graph`, its units in order of importance."""
-        levels = _untrained(graph, grouping, level_widths, data, options)
-        return cls(graph, levels, level_widths, data, options, cluster, steps)
 
     def _trainable(self, levels: Sequence[LevelNetwork]) -> list[Any]:
         return [*self.kernels.variables, *(v for level in levels for v in level.trainable)]

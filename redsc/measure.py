@@ -21,7 +21,6 @@ from redsc import (
     supernet,
     tflm,
     toolchain,
-    training,
     verify,
     widths,
 )
@@ -103,14 +102,13 @@ def level_costs(
 def training_facts(how: recipe.Training, found: widths.Found) -> dict[str, Any]:
     """How the levels were trained, and what trainings came before."""
     options, train = how.options, how.data.train
-    assert options.epochs is not None
     probed, compared = found.objective == "probes", len(found.candidates) > 1
     names = (
         "epochs", "batch_size", "learning_rate", "distillation", "teacher", "mixing", "hints",
         "int8_from",
     )  # fmt: skip
     return {name: getattr(options, name) for name in names} | {
-        "steps": options.epochs * training.epoch_steps(train, options.batch_size),
+        "steps": recipe.steps(options, train),
         "random_width_steps": supernet.steps(options, train) if probed else 0,
         "comparing_steps": contest.steps(options, train) if compared else 0,
     }

@@ -87,20 +87,30 @@ class Probes:
     seed: int
     least_of_uniform: float = 0.7
     uniform_alone: bool = False
+    _measured: dict[tuple[int, ...], float] = field(default_factory=dict)
     _gains: dict[tuple[int, ...], Gains] = field(default_factory=dict)
 
     @property
     def prior(self) -> Gains:
         return harmonic(self.grouping)
 
+    def losses(self, level_widths: Sequence[Widths]) -> np.ndarray:
+        """Each widths measured once."""
+        keys = [tuple(widths[name] for name in self.grouping.groups) for widths in level_widths]
+        new = {k: w for k, w in zip(keys, level_widths, strict=True) if k not in self._measured}
+        if new:
+            values = self.measure(list(new.values())).tolist()
+            self._measured.update(zip(new, values, strict=True))
+        return np.array([self._measured[key] for key in keys])
+
     def gains(self, around: Widths) -> Gains:
-        """The harmonic gains of the best fit, measured once."""
+        """The harmonic gains of the best fit."""
         key = tuple(around[name] for name in self.grouping.groups)
         if key not in self._gains:
             generator = np.random.default_rng((self.seed, *key))
             count = int(np.clip(_PROBES_PER_GROUP * len(self.grouping.free), *_PROBES))
             probes = [around, *(near(self.grouping, around, generator) for _ in range(count))]
-            found = fit(self.grouping, probes, self.measure(probes))
+            found = fit(self.grouping, probes, self.losses(probes))
             self._gains[key] = harmonic(self.grouping, found)
         return self._gains[key]
 

@@ -107,6 +107,12 @@ def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
     return replace(options, **missing)
 
 
+def steps(options: Options, train: Split) -> int:
+    """Steps that train the levels, at most; of `suited` options."""
+    assert options.epochs is not None
+    return options.epochs * epoch_steps(train, options.batch_size)
+
+
 def _overfitted(graph: ir.Graph, data: Data) -> bool:
     """Whether a network knows its training data much better than other data."""
     losses = []

@@ -23,7 +23,7 @@ from redsc.data import Data, Split, Task
 from redsc.distribution import Cluster, moments
 from redsc.groups import Grouping, Widths
 from redsc.tf_network import Tensor, activate, apply, linear, tensorflow
-from redsc.training import Batches, Descent, epoch_steps
+from redsc.training import Batches, Descent
 
 log = logging.getLogger("redsc")
 
@@ -36,7 +36,7 @@ _NARROWEST = 0.2
 _SPREAD = 0.5
 """Each group's share is the common one times exp(-_SPREAD … _SPREAD)."""
 
-SHARE = 0.25
+_SHARE = 0.25
 _STEPS = (60, 400)
 """Steps at random widths: a share of those that train the levels, within bounds."""
 
@@ -190,9 +190,7 @@ class Supernet:
 
 def steps(options: recipe.Options, train: Split) -> int:
     """Steps at random widths, for a training of the levels with these `suited` options."""
-    assert options.epochs is not None
-    later = options.epochs * epoch_steps(train, options.batch_size)
-    return int(np.clip(SHARE * later, *_STEPS))
+    return int(np.clip(_SHARE * recipe.steps(options, train), *_STEPS))
 
 
 def measure(

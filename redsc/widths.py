@@ -66,7 +66,7 @@ def find(
 
     Raises InfeasibleError when not even the narrowest widths fit.
     """
-    name = objective_name(options)
+    name = _objective_name(options)
     objectives = _objectives(name, graph, grouping, scores, training, options, progress, warnings)
     progress.stage("search widths")
     candidates = []
@@ -79,17 +79,13 @@ def find(
     if training is not None and len(candidates) > 1:
         progress.stage("compare widths")
         candidates = _compared(candidates, graph, grouping, training, progress, warnings)
-    best = min(candidates, key=_order).nesting
+    # Without losses the first one wins.
+    best = min(candidates, key=lambda candidate: candidate.log_loss or 0.0).nesting
     warnings += best.warnings
     return Found(best, name, tuple(candidates))
 
 
-def _order(candidate: Candidate) -> float:
-    """Without losses the first one wins."""
-    return 0.0 if candidate.log_loss is None else candidate.log_loss
-
-
-def objective_name(options: CompileOptions) -> objective.Name:
+def _objective_name(options: CompileOptions) -> objective.Name:
     """The objective asked for, or the best that can be had."""
     measured = options.data is not None and options.epochs != 0
     return options.objective or ("probes" if measured else "harmonic")

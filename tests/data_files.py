@@ -15,6 +15,24 @@ from redsc import speech_commands
 from redsc.tf_network import tensorflow
 
 
+def write_network(path: Path, shape: tuple[int, ...], convolutions: int, classes: int) -> Path:
+    """A Keras classifier of a few convolutions of 8 channels, each with batch-norm."""
+    tensorflow()
+    import tf_keras as keras
+
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential([keras.Input(shape)])
+    for _ in range(convolutions):
+        network.add(layers.Conv2D(8, 3, use_bias=False))
+        network.add(layers.BatchNormalization())
+        network.add(layers.ReLU())
+    network.add(layers.GlobalAveragePooling2D())
+    network.add(layers.Dense(classes, activation="softmax"))
+    network.save(path)
+    return path
+
+
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> Path:
     """16-bit PCM of samples in -32768 … 32767."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def test_an_untrained_trainer_starts_from_the_given_network():
     dataset = task_data(graph.input.shape)
     grouping, candidates = nestings(graph)
     options = recipe.suited(recipe.Options(epochs=1), graph, dataset)
-    trainer = finetune.Trainer.of(
+    trainer = finetune.Trainer(
         graph, grouping, [*candidates[1], grouping.full_widths], dataset, options,
         distribution.connect("one-device"),
     )  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 
 from redsc import distribution
 from redsc.errors import UsageError
-from redsc.tf_network import tensorflow
+from tests.data_files import write_network
 
 WORKER = Path(__file__).with_name("training_worker.py")
 SECONDS = 300
@@ -135,22 +135,7 @@ def model_and_data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     x = np.random.default_rng(0).normal(size=(160, 8, 6, 1)).astype(np.float32)
     np.savez(folder / "data.npz", x_train=x, y_train=(x.mean(axis=(1, 2, 3)) > 0).astype(np.int64))
-    tensorflow()
-    import tf_keras as keras
-
-    layers = keras.layers
-    keras.utils.set_random_seed(0)
-    network = keras.Sequential(
-        [
-            keras.Input((8, 6, 1)),
-            layers.Conv2D(8, 3, use_bias=False),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(2, activation="softmax"),
-        ]
-    )
-    network.save(folder / "model.h5")
+    write_network(folder / "model.h5", (8, 6, 1), convolutions=1, classes=2)
     return folder
 
 

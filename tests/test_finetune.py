@@ -471,9 +471,8 @@ def test_narrow_levels_come_close_to_full_accuracy_on_digits():
 def trainer(graph: ir.Graph, dataset: data.Data, **options) -> finetune.Trainer:
     grouping, widths = level_widths(graph)
     settings = recipe.suited(Options(epochs=1, **options), graph, dataset)
-    levels = finetune.untrained(graph, grouping, widths, dataset.train.x, settings.tables)
     cluster = distribution.connect("one-device")
-    return finetune.Trainer(graph, levels, widths, dataset, settings, cluster)
+    return finetune.Trainer(graph, grouping, widths, dataset, settings, cluster)
 
 
 @pytest.mark.parametrize("tables", ["per-level", "multipliers"])

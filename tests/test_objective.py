@@ -1,4 +1,4 @@
-"""What widths are worth: harmonic gains, their fit to measured losses, and candidates."""
+"""What widths are worth: harmonic gains and their fit to measured losses."""
 
 import numpy as np
 import pytest
@@ -89,9 +89,7 @@ def test_probes_measure_each_widths_once_and_find_less_loss():
     options = SearchOptions(percents=(30, 60, 100), channel_step=1, min_width=1)
     found = find_levels(graph, grouping, probes, options)
     assert found.levels[0].widths != found.levels[1].widths
-    measured = len(asked)
-    find_levels(graph, grouping, probes, options)
-    assert len(asked) == measured
+    assert len(asked) == len(set(asked))
     again = find_levels(graph, grouping, objective.Probes(grouping, measure, seed=0), options)
     assert [x.widths for x in found.levels] == [x.widths for x in again.levels]
     uniform = Fixed(objective.harmonic(grouping), uniform_alone=True)

@@ -10,7 +10,7 @@ import pytest
 
 from redsc import config, finetune, pipeline, training
 from redsc.progress import Progress
-from redsc.tf_network import tensorflow
+from tests.data_files import write_network
 from tests.test_cli import run
 
 SHAPE = (8, 6, 1)
@@ -50,25 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = (centres[y] + rng.normal(size=(200, *SHAPE))).astype(np.float32)
     np.savez(folder / "data.npz", x=x, y=y)
     (folder / "sets.py").write_text(RESHUFFLED.format(path=str(folder / "data.npz"), shape=SHAPE))
-    tensorflow()
-    import tf_keras as keras
-
-    layers = keras.layers
-    keras.utils.set_random_seed(0)
-    network = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            layers.Conv2D(8, 3, use_bias=False),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.Conv2D(8, 3, use_bias=False),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
-    network.save(folder / "model.h5")
+    write_network(folder / "model.h5", SHAPE, convolutions=2, classes=3)
     return folder
 
 

@@ -72,7 +72,8 @@ def load(path: Path) -> Arrays | None:
 def load_chiefs(path: Path, like: Arrays, cluster: Cluster) -> Arrays | None:
     """The chief's file, on every worker, if it holds arrays of the names and shapes of `like`."""
     found = load(path) if cluster.is_chief else None
-    known = found is not None and found.keys() == like.keys()
+    shapes = {name: array.shape for name, array in like.items()}
+    known = found is not None and {name: a.shape for name, a in found.items()} == shapes
     arrays = found if found is not None and known else like
     told = cluster.from_chief({"known": np.array(float(known)), **arrays})
     return told if told.pop("known") else None

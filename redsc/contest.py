@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from redsc import checkpoint, finetune, ir, recipe
+from redsc import checkpoint, finetune, ir, loss, recipe
 from redsc.data import Data, Split
 from redsc.distribution import Cluster
 from redsc.groups import Grouping, Widths
@@ -28,8 +28,6 @@ _STEPS = (60, 800)
 
 _LEVELS = 3
 """Levels of a nesting that are compared, of many the narrowest, the widest and those between."""
-
-_LEAST_LOSS = 1e-6
 
 
 def steps(options: Options, train: Split) -> int:
@@ -94,5 +92,7 @@ def _compare(
         if (number + 1) % 25 == 0 or number + 1 == total:
             progress(number + 1, total, f"{nestings} nestings, loss {value:.4g}")
     trainer.measure()
-    found = np.maximum(trainer.validate(quantized=False).losses[:full], _LEAST_LOSS)
+    data = trainer.data
+    least = loss.negligible(data.validation.y, data.task)
+    found = np.maximum(trainer.validate(quantized=False).losses[:full], least)
     return np.log(found).reshape(nestings, levels).mean(axis=1)

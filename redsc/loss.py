@@ -63,6 +63,14 @@ def class_weights(
     return tuple(np.where(seen, weights / weights[seen].mean(), 1.0).tolist())
 
 
+def negligible(y: np.ndarray, task: Task) -> float:
+    """A loss on samples of these targets that is as good as 0, for whoever takes logarithms."""
+    share, size = 1e-6, 1.0
+    if task != "classification":
+        size = float(np.mean(np.square(y, dtype=np.float64)))
+    return share * size or np.finfo(np.float32).tiny
+
+
 def per_sample(graph: ir.Graph, values: Mapping[str, Tensor], y: Tensor, task: Task) -> Tensor:
     """float32 (samples,): cross-entropy for classification, else mean squared error.
 

@@ -75,6 +75,15 @@ def test_distance_from_the_teacher_is_least_at_the_teacher(outputs, last, task):
     assert np.all(same < loss.distillation(graph, other, teacher, task).numpy())
 
 
+def test_what_is_negligible_follows_the_targets_unit():
+    y = np.array([[3.0, -4.0]], np.float32)
+    metres, micrometres = (loss.negligible(y * unit, "regression") for unit in (1, 1e6))
+    assert metres == pytest.approx(12.5e-6)
+    assert micrometres == pytest.approx(12.5e6)
+    assert loss.negligible(np.array([0, 1]), "classification") == 1e-6
+    assert loss.negligible(0 * y, "reconstruction") > 0
+
+
 def test_accuracy_counts_largest_outputs():
     outputs = np.array([[[[0.1, 0.9]]], [[[0.8, 0.2]]], [[[0.4, 0.6]]]])
     assert loss.accuracy(outputs, np.array([1, 0, 0]), network(2, ir.Softmax)) == pytest.approx(

@@ -102,7 +102,8 @@ def level_costs(
 def training_facts(how: recipe.Training, found: widths.Found) -> dict[str, Any]:
     """How the levels were trained, and what trainings came before."""
     options, train = how.options, how.data.train
-    probed, compared = found.objective == "probes", len(found.candidates) > 1
+    probed = found.objective == "probes"
+    compared = any(candidate.log_loss is not None for candidate in found.candidates)
     names = (
         "epochs", "batch_size", "learning_rate", "distillation", "teacher", "mixing", "hints",
         "int8_from",

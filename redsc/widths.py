@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from redsc.groups import Grouping, Widths
 from redsc.nesting import Nesting
 from redsc.progress import Progress
 from redsc.recipe import Training
-from redsc.search import Fixed, Objective
+from redsc.search import Fixed, Objective, Order
 
 log = logging.getLogger("redsc")
 
@@ -37,7 +37,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Found:
-    """The chosen nesting, and all different ones, the chosen one included."""
+    """The chosen nesting, what was maximised, and all different nestings, the chosen one among
+    them."""
 
     nesting: Nesting
     objective: objective.Name
@@ -67,14 +68,22 @@ def find(
     Raises InfeasibleError when not even the narrowest widths fit.
     """
     name = _objective_name(options)
-    objectives = _objectives(name, graph, grouping, scores, training, options, progress, warnings)
+    probed: Mapping[str, Objective] = {}
+    if name == "probes":
+        assert training is not None
+        progress.stage("probe widths")
+        probed = _probed(options.order, graph, grouping, training, progress)
+        if not probed:
+            name = "harmonic"
+            warnings.append(
+                "training at random widths diverged (a loss was not finite), so widths are not "
+                "measured: the search takes --objective harmonic; check the scale of the data"
+            )
     progress.stage("search widths")
-    candidates = []
-    for origin, goal in objectives.items():
-        found = _search(options, graph, grouping, goal)
-        if training is not None:
-            found = _agreed(training.cluster, grouping, found)
-        candidates.append(Candidate(origin, found))
+    objectives = probed or {name: _unmeasured(name, graph, grouping, scores)}
+    candidates = _searched(options, graph, grouping, objectives)
+    if training is not None:
+        candidates = [_agreed(training.cluster, grouping, each) for each in candidates]
     candidates = _different(candidates)
     if training is not None and len(candidates) > 1:
         progress.stage("compare widths")
@@ -86,55 +95,73 @@ def find(
 
 
 def _objective_name(options: CompileOptions) -> objective.Name:
-    """The objective asked for, or the best that can be had."""
-    measured = options.data is not None and options.epochs != 0
+    """The objective asked for, or the best that can be had; the full network needs none."""
+    limits = (
+        options.max_macs, options.max_latency_ms, options.max_ram_bytes, options.max_flash_bytes
+    )  # fmt: skip
+    full_alone = options.levels == (100.0,) and limits == (None,) * len(limits)
+    measured = options.data is not None and options.epochs != 0 and not full_alone
     return options.objective or ("probes" if measured else "harmonic")
 
 
-def _objectives(
-    name: objective.Name,
-    graph: ir.Graph,
-    grouping: Grouping,
-    scores: importance.Scores,
-    training: Training | None,
-    options: CompileOptions,
-    progress: Progress,
-    warnings: list[str],
-) -> Mapping[str, Objective]:
-    """What the search maximises, by name; "probes" trains a supernet, and is one of several."""
-    harmonic = Fixed(objective.harmonic(grouping))
-    uniform = replace(harmonic, uniform_alone=True)
+def _unmeasured(
+    name: objective.Name, graph: ir.Graph, grouping: Grouping, scores: importance.Scores
+) -> Objective:
+    """An objective that is known without training."""
     if name == "importance":
         units = importance.unit_importance(grouping, scores)
-        return {name: Fixed(gain.gains(graph, grouping, scores.weights, units))}
-    if name != "probes":
-        return {name: uniform if name == "uniform" else harmonic}
-    assert training is not None
-    progress.stage("probe widths")
+        return Fixed(gain.gains(graph, grouping, scores.weights, units))
+    return Fixed(objective.harmonic(grouping), uniform_alone=name == "uniform")
+
+
+def _probed(
+    order: Order | None, graph: ir.Graph, grouping: Grouping, training: Training, progress: Progress
+) -> Mapping[str, Objective]:
+    """By name, what the losses of a supernet say, and what they might have to be compared with;
+    nothing when its training diverged. The first of those that turn out alike stands for them."""
+    how = training.options
     network = supernet.train(
-        graph, grouping, training.data, supernet.steps(training.options, training.data.train),
-        options.batch_size, options.seed, training.cluster, progress.step, training.checkpoints,
+        graph, grouping, training.data, supernet.steps(how, training.data.train),
+        how.batch_size, how.seed, training.cluster, progress.step, training.checkpoints,
     )  # fmt: skip
     if network is None:
-        warnings.append(
-            "training at random widths diverged (a loss was not finite), so widths are not "
-            "measured: the search takes --objective harmonic; check the scale of the data"
-        )
-        return {"harmonic": harmonic}
-    # The first of those that turn out alike stands for them; all in one program know no floors.
+        return {}
+    harmonic = Fixed(objective.harmonic(grouping))
     found: dict[str, Objective] = {"harmonic": harmonic}
-    floors = _LEAST_OF_UNIFORM if options.order != "joint" else _LEAST_OF_UNIFORM[:1]
+    # One program of all levels knows no floors.
+    floors = _LEAST_OF_UNIFORM if order != "joint" else _LEAST_OF_UNIFORM[:1]
     # Training samples: less noise; validation samples: they may be of another kind.
     for kind, split in (
         ("training", training.data.train),
         ("validation", training.data.validation),
     ):
-        measure = supernet.measure(network, training.data, split, options.seed)
-        probes = objective.Probes(grouping, measure, options.seed)
+        measure = supernet.measure(network, training.data, split, how.seed, training.cluster)
+        probes = objective.Probes(grouping, measure, how.seed)
         for least in floors:
             origin = f"probes of {kind} loss, at least {least:g} of uniform"
             found[origin] = replace(probes, least_of_uniform=least)
-    return found if options.order == "joint" else found | {"uniform": uniform}
+    return found if order == "joint" else found | {"uniform": replace(harmonic, uniform_alone=True)}
+
+
+def _searched(
+    options: CompileOptions,
+    graph: ir.Graph,
+    grouping: Grouping,
+    objectives: Mapping[str, Objective],
+) -> list[Candidate]:
+    """The nestings of all objectives that find one. What an objective takes for the narrow levels
+    can leave the wide ones too little flash, so one that finds none does not stop the others."""
+    candidates: list[Candidate] = []
+    errors: list[InfeasibleError] = []
+    for origin, goal in objectives.items():
+        try:
+            candidates.append(Candidate(origin, _search(options, graph, grouping, goal)))
+        except InfeasibleError as error:
+            log.info("widths of %s: %s", origin, error)
+            errors.append(error)
+    if not candidates:
+        raise errors[0]
+    return candidates
 
 
 def _search(
@@ -167,17 +194,17 @@ def _search(
         return replace(found, warnings=(*left_out, *found.warnings))
 
 
-def _agreed(cluster: Cluster, grouping: Grouping, found: Nesting) -> Nesting:
-    """The chief's percentages, widths and tables: measured losses may differ in the last bit
-    elsewhere. What its levels cost, only the chief knows."""
-    names = list(grouping.groups)
+def _agreed(cluster: Cluster, grouping: Grouping, candidate: Candidate) -> Candidate:
+    """The chief's percentages, widths and tables: another machine's solver may break a tie in
+    another way. What its levels cost, only the chief knows."""
+    names, found = list(grouping.groups), candidate.nesting
     matrix = np.zeros((MOST_LEVELS, 1 + len(names)))
     for number, level in enumerate(found.levels):
         matrix[number] = [level.percent, *(level.widths[name] for name in names)]
     tables = np.array(float(TABLES.index(found.tables)))
     told = cluster.from_chief({"levels": matrix, "tables": tables})
     if cluster.is_chief:
-        return found
+        return candidate
     levels = tuple(
         replace(
             found.levels[0], percent=row[0],
@@ -186,21 +213,23 @@ def _agreed(cluster: Cluster, grouping: Grouping, found: Nesting) -> Nesting:
         for row in told["levels"].tolist()
         if any(row)
     )  # fmt: skip
-    return replace(found, levels=levels, tables=TABLES[int(told["tables"])])
+    tables_of_chief = TABLES[int(told["tables"])]
+    return replace(candidate, nesting=replace(found, levels=levels, tables=tables_of_chief))
 
 
 def _different(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those of as many levels as any has, the same ones, each widths once."""
+    """Those of as many levels as any has, the same ones, each widths and tables once."""
 
     def percents(candidate: Candidate) -> list[float]:
         return [level.percent for level in candidate.nesting.levels]
 
     kept = max(map(percents, candidates), key=len)
-    different: dict[tuple[tuple[int, ...], ...], Candidate] = {}
+    different: dict[Hashable, Candidate] = {}
     for candidate in candidates:
         if percents(candidate) == kept:
-            key = tuple(tuple(level.widths.values()) for level in candidate.nesting.levels)
-            different.setdefault(key, candidate)
+            found = candidate.nesting
+            widths = tuple(tuple(level.widths.values()) for level in found.levels)
+            different.setdefault((widths, found.tables), candidate)
     return list(different.values())
 
 

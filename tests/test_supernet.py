@@ -9,6 +9,8 @@ from redsc.tf_network import forward, tensorflow
 from tests import graphs
 from tests.test_finetune import depthwise, mixed, task_data
 
+CLUSTER = distribution.connect("one-device")
+
 
 def sliced_loss(graph, grouping, widths, calibration, split):
     """Of the narrow graph itself, batch-norm re-estimated."""
@@ -44,7 +46,7 @@ def quick_learning(monkeypatch):
 def trained(dataset, graph, seed=0, folder=None, seen=None):
     return supernet.train(
         graph, groups.find_groups(graph), dataset, steps=30, batch_size=16, seed=seed,
-        cluster=distribution.connect("one-device"), folder=folder,
+        cluster=CLUSTER, folder=folder,
         progress=lambda *line: seen.append(line) if seen is not None else None,
     )  # fmt: skip
 
@@ -58,8 +60,10 @@ def test_training_at_random_widths_helps_them_repeatably(tmp_path):
     seen: list[tuple[int, int, str]] = []
     network = trained(dataset, graph, folder=tmp_path, seen=seen)
     assert seen[-1][:2] == (30, 30)
-    before = supernet.measure(Supernet(graph, grouping), dataset, dataset.validation, 0)([half])
-    after = supernet.measure(network, dataset, dataset.validation, 0)([half])
+    before = supernet.measure(Supernet(graph, grouping), dataset, dataset.validation, 0, CLUSTER)(
+        [half]
+    )
+    after = supernet.measure(network, dataset, dataset.validation, 0, CLUSTER)([half])
     assert after < 0.9 * before
     again, other = trained(dataset, graph), trained(dataset, graph, seed=1)
     for one, same, different in zip(
@@ -101,6 +105,8 @@ def test_an_autoencoder_is_measured_by_its_error():
     dataset = data.Data("reconstruction", split, split, None)
     grouping = groups.find_groups(graph)
     full = [grouping.full_widths]
-    before = supernet.measure(Supernet(graph, grouping), dataset, dataset.validation, 0)(full)
-    after = supernet.measure(trained(dataset, graph), dataset, dataset.validation, 0)(full)
+    before = supernet.measure(Supernet(graph, grouping), dataset, dataset.validation, 0, CLUSTER)(
+        full
+    )
+    after = supernet.measure(trained(dataset, graph), dataset, dataset.validation, 0, CLUSTER)(full)
     assert 0 < after < before

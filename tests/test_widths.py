@@ -1,0 +1,126 @@
+"""Which nestings are searched and compared, and what the report says of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from redsc import (
+    contest,
+    distribution,
+    flash,
+    groups,
+    importance,
+    measure,
+    recipe,
+    supernet,
+    widths,
+)
+from redsc.config import CompileOptions
+from redsc.errors import InfeasibleError
+from redsc.progress import Progress
+from tests import graphs
+from tests.test_finetune import task_data
+
+GRAPH = graphs.ds_cnn(16, 2, (8, 6, 1), 3)
+GROUPING = groups.find_groups(GRAPH)
+DATA = Path("data.npz")
+
+
+def find(tmp_path: Path, **options) -> tuple[widths.Found, list[str], recipe.Training]:
+    settings = CompileOptions(
+        Path("model.h5"), tmp_path / "build", data=DATA,
+        **{"min_width": 1, "channel_step": 1, **options},
+    )  # fmt: skip
+    dataset = task_data(GRAPH.input.shape)
+    how = recipe.suited(recipe.Options(epochs=1), GRAPH, dataset)
+    training = recipe.Training(dataset, how, distribution.connect("one-device"), tmp_path)
+    scores = importance.score("magnitude", GRAPH, None, 0)
+    warnings: list[str] = []
+    found = widths.find(settings, GRAPH, GROUPING, scores, training, Progress(), warnings)
+    return found, warnings, training
+
+
+@pytest.mark.slow
+def test_a_nesting_that_does_not_fit_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = []
+
+    def first_fails(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise InfeasibleError("too little flash")
+        return found_levels(*arguments)
+
+    found_levels = flash.find_levels
+    monkeypatch.setattr(flash, "find_levels", first_fails)
+    with caplog.at_level(logging.INFO, "redsc"):
+        found, _, _ = find(tmp_path, levels=(50.0, 100.0))
+    assert "widths of harmonic: model.h5: too little flash" in caplog.text
+    origins = [candidate.name for candidate in found.candidates]
+    assert "harmonic" not in origins
+    assert origins
+
+
+def test_nothing_that_fits_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments):
+        raise InfeasibleError("too little flash")
+
+    monkeypatch.setattr(flash, "find_levels", fails)
+    with pytest.raises(InfeasibleError, match=r"model\.h5: too little flash"):
+        find(tmp_path, levels=(50.0, 100.0), objective="harmonic")
+
+
+def test_the_full_network_alone_needs_no_supernet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*arguments):
+        raise AssertionError("a supernet was trained")
+
+    monkeypatch.setattr(supernet, "train", forbidden)
+    found, _, training = find(tmp_path, levels=(100.0,))
+    assert found.nesting.levels[0].widths == GROUPING.full_widths
+    assert measure.training_facts(training, found)["random_width_steps"] == 0
+    with pytest.raises(AssertionError, match="a supernet was trained"):  # it is less than full
+        find(tmp_path, levels=(100.0,), max_macs=found.nesting.levels[0].macs // 2)
+
+
+def test_the_report_knows_of_a_supernet_that_diverged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supernet, "train", lambda *arguments: None)
+    found, (warning,), training = find(tmp_path, levels=(50.0, 100.0))
+    assert "training at random widths diverged" in warning
+    assert found.objective == "harmonic"
+    facts = measure.training_facts(training, found)
+    assert (facts["random_width_steps"], facts["comparing_steps"]) == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_contest_that_diverged_leaves_the_search_s_first_widths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        contest, "losses", lambda _graph, _grouping, nestings, *_: np.full(len(nestings), np.nan)
+    )
+    found, (warning,), training = find(tmp_path, levels=(50.0, 100.0))
+    assert "training that compares widths diverged" in warning
+    assert found.nesting is found.candidates[0].nesting
+    facts = measure.training_facts(training, found)
+    assert facts["random_width_steps"] > 0
+    assert facts["comparing_steps"] == 0
+
+
+def test_tables_make_a_nesting_another_one(tmp_path: Path) -> None:
+    found, _, _ = find(tmp_path, levels=(50.0, 100.0), objective="harmonic")
+    (candidate,) = found.candidates
+    shared = replace(
+        candidate, name="shared", nesting=replace(candidate.nesting, tables="multipliers")
+    )
+    again = replace(candidate, name="again")
+    assert widths._different([candidate, again, shared]) == [candidate, shared]

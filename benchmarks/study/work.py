@@ -117,6 +117,7 @@ class Workshop:
             "original": dict(_accuracies(split, predictions["original"], predictions["true"])),
             "levels": levels,
             "training": report["training"],
+            "candidates": report["search"]["candidates"],
             "search_seconds": report["search"]["seconds"],
             "proven_optimal": report["search"]["proven_optimal"],
             "seconds": report["seconds"],

@@ -1,23 +1,19 @@
 """Fits the latency estimate (redsc/latency.py) to the emulated Cortex-M4, and tells its error.
 
-    python benchmarks/latency.py [--rows FILE] [--plugin libm4cost.so] [--write]
+    python benchmarks/latency.py [--rows FILE] [--write]
 
 Every op of networks of tests/zoo.py is measured at four random nested widths, and the cycles of
 each kernel's units of work are fitted to those in FITTED. Errors are printed for both lists,
 networks of the second are unknown to the fit. --rows keeps the measurements, so that a second run
 measures only what is missing. --write replaces redsc/targets/nano33ble.json.
 
-The emulator counts instructions. Cycles are counted by a QEMU plugin that adds, for every executed
-instruction, what the Cortex-M4's manual says (ARM DDI 0439, section 3.3; taken branches 3 cycles,
-divisions 7; no wait states). The plugin is not part of redsc. Without it cycles are instructions
-times the cycles per instruction that each kernel had when the plugin was last used.
+Cycles are themselves an estimate, from every executed instruction (firmware/m4cost).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -73,8 +69,8 @@ Row = dict[str, Any]
 # --- measuring -----------------------------------------------------------------------------------
 
 
-def measure(name: str, plugin: Path | None) -> list[Row]:
-    """Every op at every level of a network; "cycles" only with a plugin."""
+def measure(name: str) -> list[Row]:
+    """Every op at every level of a network."""
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         family, size = name.split()
@@ -85,8 +81,7 @@ def measure(name: str, plugin: Path | None) -> list[Row]:
         device_plan, level_graphs = build(graph, x)
         program = firmware_build.build(device_plan, "emulator", folder)
         inputs = np.zeros((1, *graph.input.shape), np.int8)
-        runs = runner.run_emulator(program, device_plan, inputs, profile=True)
-        cycles = count_cycles(program, device_plan, inputs, plugin) if plugin else {}
+        runs = runner.run_emulator(program, device_plan, inputs, profile=True, estimate_cycles=True)
         rows = []
         for level, (narrow, run) in enumerate(zip(level_graphs, runs, strict=True)):
             shapes = ir.shapes(narrow)
@@ -94,7 +89,7 @@ def measure(name: str, plugin: Path | None) -> list[Row]:
                 rows.append({
                     "network": name, "level": level, "op": op, "layer": asdict(layer),
                     "inputs": shapes[narrow[op].inputs[0]][-1], "outputs": shapes[op][-1],
-                    "instructions": run.step_instructions[op], "cycles": cycles.get((level, op)),
+                    "instructions": run.step_instructions[op], "cycles": run.step_cycles[op],
                 })  # fmt: skip
         return rows
 
@@ -125,31 +120,6 @@ def nested_widths(grouping: groups.Grouping) -> list[dict[str, int]]:
             widths[group.name] = min(group.units, max(below, width))
         levels.append(widths)
     return [*levels, grouping.full_widths]
-
-
-def count_cycles(
-    program: Path, device_plan: Plan, inputs: np.ndarray, plugin: Path
-) -> dict[tuple[int, str], int]:
-    """By level and op, between the two calls with which a step's observer is told of it."""
-    symbols = subprocess.check_output(["arm-none-eabi-nm", "-C", str(program)], text=True)
-    begin, end = (
-        next(line.split()[0] for line in symbols.splitlines() if f"Verification::{name}(" in line)
-        for name in ("before", "after")
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        request = Path(folder) / "request.bin"
-        request.write_bytes(runner._request(device_plan, inputs, runner._PROFILE))
-        finished = subprocess.run(
-            [*runner._QEMU, "-kernel", str(program), "-device",
-             f"loader,file={request},addr={runner._REQUEST_ADDRESS:#x},force-raw=on",
-             "-plugin", f"{plugin.absolute()},begin=0x{begin},end=0x{end},p=2"],
-            cwd=folder, capture_output=True, text=True, timeout=600, check=True,
-        )  # fmt: skip
-    records = [json.loads(line) for line in finished.stderr.splitlines() if line[:1] == "{"]
-    steps = [
-        (level, step.name) for level in range(device_plan.level_count) for step in device_plan.steps
-    ]
-    return {step: record["cycles"] for step, record in zip(steps, records, strict=True)}
 
 
 # --- fitting -------------------------------------------------------------------------------------
@@ -208,7 +178,6 @@ def print_errors(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=Path, help="file of measurements, read and added to")
-    parser.add_argument("--plugin", type=Path, help="QEMU plugin that counts cycles")
     parser.add_argument("--write", action="store_true", help=f"replace {TABLE.name}")
     options = parser.parse_args()
     rows: list[Row] = []
@@ -218,16 +187,11 @@ def main() -> None:
         if any(row["network"] == name for row in rows):
             continue
         print(f"measuring {name}", file=sys.stderr, flush=True)
-        more = measure(name, options.plugin)
+        more = measure(name)
         rows += more
         if options.rows is not None:
             with options.rows.open("a") as stream:
                 stream.writelines(json.dumps(row) + "\n" for row in more)
-    if any(row["cycles"] is None for row in rows):
-        known = json.loads(TABLE.read_text())["kernels"]
-        for row in rows:
-            factor = known[row["layer"]["kernel"]]["cycles_per_instruction"]
-            row["cycles"] = row["instructions"] * factor
     table = fit([row for row in rows if row["network"] in FITTED])
     if options.write:
         TABLE.write_text(json.dumps({"hz": HZ, "kernels": table}, indent=2) + "\n")

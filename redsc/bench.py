@@ -1,22 +1,27 @@
-"""Measures an existing build: instructions of every level and op on the emulated Cortex-M4."""
+"""Measures an existing build on the emulated Cortex-M4: instructions and estimated cycles."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from redsc import boards, report, runner, tflite, toolchain, verify
+from redsc.errors import ToolchainError
 from redsc.progress import Progress
+
+log = logging.getLogger("redsc")
 
 
 def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
     """JSON-ready figures of one inference per level; nothing in the directory changes.
 
     Instructions are exact and repeatable, and depend on the input, the pattern that a board
-    measures with too, only where a kernel does (Softmax). Raises ToolchainError when compiler or
-    emulator is missing.
+    measures with too, only where a kernel does (Softmax). Cycles are estimates; None, and with a
+    log line, where QEMU cannot count them. Raises ToolchainError when compiler or emulator is
+    missing.
     """
     result = report.read(directory)
     toolchain.require(*verify.EMULATOR_TOOLS)
@@ -29,7 +34,13 @@ def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
         program = toolchain.build(directory, "verify_emulator", Path(workspace)).program
         firmware = toolchain.build(directory, "emulator", Path(workspace))
         progress.stage("run on the emulator")
-        runs = runner.run_emulator(program, interface, inputs, profile=True)
+        try:
+            runs = runner.run_emulator(
+                program, interface, inputs, profile=True, estimate_cycles=True
+            )
+        except ToolchainError as error:
+            runs = runner.run_emulator(program, interface, inputs, profile=True)
+            log.warning("cycles are not estimated: %s", error)
     return {
         "model": result["model"]["path"],
         "target": "QEMU mps2-an386, Cortex-M4F",
@@ -43,6 +54,9 @@ def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
                 "instructions": run.instructions,
                 "switch_instructions": run.switch_instructions,
                 "ops": dict(run.step_instructions),
+                "estimated_cycles": run.cycles,
+                "estimated_switch_cycles": run.switch_cycles,
+                "estimated_op_cycles": dict(run.step_cycles),
             }
             for number, (level, run) in enumerate(zip(result["levels"], runs, strict=True))
         ],
@@ -53,19 +67,23 @@ def print_table(result: Mapping[str, Any]) -> None:
     """For a person, to stdout: totals, then every op."""
     levels = result["levels"]
     console = report.console_for(len(levels))
-    title = f"{Path(result['model']).name} on {result['target']}: executed instructions"
-    table = report.level_table(title, levels)
+    table = report.level_table(f"{Path(result['model']).name} on {result['target']}", levels)
     rows = {
-        "one inference": "instructions",
-        "one switch": "switch_instructions",
+        "one inference, instructions": "instructions",
+        "one inference, estimated cycles": "estimated_cycles",
+        "one switch, instructions": "switch_instructions",
+        "one switch, estimated cycles": "estimated_switch_cycles",
         "MACs": "macs",
         "RAM arena, B": "arena_bytes",
     }
     for name, key in rows.items():
-        table.add_row(name, *(f"{level[key]:,}" for level in levels))
+        if all(level[key] is not None for level in levels):
+            table.add_row(name, *(f"{level[key]:,}" for level in levels))
+    has_cycles = bool(levels[-1]["estimated_op_cycles"])
+    key, unit = ("estimated_op_cycles", "cycles") if has_cycles else ("ops", "instructions")
     table.add_section()
-    for op in levels[-1]["ops"]:
-        table.add_row(op, *(f"{level['ops'][op]:,}" for level in levels))
+    for op in levels[-1][key]:
+        table.add_row(f"{op}, {unit}", *(f"{level[key][op]:,}" for level in levels))
     console.print(table)
     board = boards.BOARDS["nano33ble"]
     mark = "measured, without the Arduino core"

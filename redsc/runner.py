@@ -10,12 +10,12 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from redsc import serial_records, toolchain
+from redsc import cycles, serial_records, toolchain
 from redsc.errors import ToolchainError
 from redsc.plan_structs import Plan
 from redsc.serial_records import Record
@@ -23,14 +23,14 @@ from redsc.tflite import Interface
 
 _MAGIC = 0x53444552
 _TRACE, _PROFILE = 1, 2
-_REQUEST, _RESPONSE = "request.bin", "reds_outputs.bin"
+_REQUEST, _RESPONSE, _MARKS = "request.bin", "reds_outputs.bin", "marks.txt"
 _REQUEST_ADDRESS = 0x21000000
 _REQUEST_LIMIT_BYTES = 16 << 20  # the emulated board's second memory
 HOST_TIMEOUT_SECONDS = 120.0
 EMULATOR_TIMEOUT_SECONDS = 600.0
 
 # One instruction each 128 ns of emulated time, so that the board's timer counts instructions.
-_QEMU = (
+QEMU = (
     "qemu-system-arm", "-M", "mps2-an386", "-display", "none", "-monitor", "none",
     "-serial", "stdio", "-semihosting-config", "enable=on,target=native", "-icount", "shift=7",
 )  # fmt: skip
@@ -41,7 +41,8 @@ class LevelRun:
     """One level's results. Tensors are int8 (samples, elements), flattened.
 
     tensors: every op's output by op name, empty unless traced. instructions of one inference and
-    of one switch, and step_instructions by op name (when profiled), are None on the host.
+    of one switch, and step_instructions by op name (when profiled), are None on the host. So are
+    cycles, which are estimates, unless they were asked for.
     """
 
     outputs: np.ndarray
@@ -49,6 +50,9 @@ class LevelRun:
     instructions: int | None
     switch_instructions: int | None
     step_instructions: Mapping[str, int]
+    cycles: int | None = None
+    switch_cycles: int | None = None
+    step_cycles: Mapping[str, int] = field(default_factory=dict)
 
 
 def run_host(
@@ -75,13 +79,15 @@ def run_emulator(
     *,
     trace: bool = False,
     profile: bool = False,
+    estimate_cycles: bool = False,
     timeout_seconds: float = EMULATOR_TIMEOUT_SECONDS,
 ) -> tuple[LevelRun, ...]:
     """Every level's results for int8 `inputs` on QEMU's Cortex-M4, with instruction counts.
 
-    Raises ToolchainError as run_host does, and when QEMU is not installed.
+    Raises ToolchainError as run_host does, and when QEMU is not installed; with estimate_cycles
+    also when QEMU's plugin cannot be made or taken.
     """
-    toolchain.require(_QEMU[0])
+    toolchain.require(QEMU[0])
     request = _request(plan, inputs, (_TRACE if trace else 0) | (_PROFILE if profile else 0))
     if len(request) > _REQUEST_LIMIT_BYTES:
         raise ToolchainError(
@@ -89,7 +95,9 @@ def run_emulator(
             f"{_REQUEST_LIMIT_BYTES}; run fewer at once"
         )
     loader = f"loader,file={_REQUEST},addr={_REQUEST_ADDRESS:#x},force-raw=on"
-    command = [*_QEMU, "-kernel", str(program.absolute()), "-device", loader]
+    command = [*QEMU, "-kernel", str(program.absolute()), "-device", loader]
+    if estimate_cycles:
+        command += cycles.arguments(program, Path(_MARKS))
     return _run(command, request, timeout_seconds, plan, len(inputs), trace, counted=True)
 
 
@@ -119,11 +127,29 @@ def _run(
             program = Path(command[0]).name
             raise ToolchainError(f"{program} ended with status {finished.returncode}: {said}")
         try:
-            return _read(finished.stdout, folder / _RESPONSE, plan, samples, trace, counted)
+            runs = _read(finished.stdout, folder / _RESPONSE, plan, samples, trace, counted)
         except serial_records.DamagedError as error:
             raise ToolchainError(
                 f"the verification program's answer is not whole: {error}"
             ) from None
+        marks = folder / _MARKS
+        return _with_cycles(runs, cycles.read(marks), plan) if marks.exists() else runs
+
+
+def _with_cycles(
+    runs: Sequence[LevelRun], counts: Sequence[cycles.Count], plan: Interface | Plan
+) -> tuple[LevelRun, ...]:
+    """Of every level come the switch, then of each sample every step, if any, and the whole."""
+    result, own = [], len(counts) // len(runs)
+    for number, run in enumerate(runs):
+        switch, *rest = counts[number * own : (number + 1) * own]
+        names = [step.name for step in plan.steps] if run.step_instructions else []
+        steps = dict(zip(names, (count.cycles for count in rest), strict=False))
+        whole = rest[len(plan.steps) if len(rest) > len(run.outputs) else 0]
+        result.append(
+            replace(run, cycles=whole.cycles, switch_cycles=switch.cycles, step_cycles=steps)
+        )
+    return tuple(result)
 
 
 def _read(

@@ -24,7 +24,7 @@ from redsc import runner
 @contextmanager
 def emulator(program: Path) -> Iterator[int]:
     """A descriptor of the UART of an emulated board that runs `program` for ever."""
-    command = [part for part in runner._QEMU if part not in ("-serial", "stdio")]
+    command = [part for part in runner.QEMU if part not in ("-serial", "stdio")]
     command[command.index("enable=on,target=native")] += ",arg=serve"
     process = subprocess.Popen(
         [*command, "-serial", "pty", "-kernel", str(program)],

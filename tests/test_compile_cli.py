@@ -160,6 +160,9 @@ def test_verify_again_and_bench_change_nothing(built: Path) -> None:
     if all(shutil.which(tool) for tool in verify.EMULATOR_TOOLS):
         bench = json.loads(run("bench", built, "--emulator", "--json").stdout)
         assert bench["levels"][0]["instructions"] < bench["levels"][1]["instructions"]
+        for level in bench["levels"]:
+            assert level["estimated_cycles"] > level["instructions"]
+            assert level["estimated_op_cycles"].keys() == level["ops"].keys()
     assert files(built) == before
 
 

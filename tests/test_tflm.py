@@ -62,7 +62,7 @@ def emit(
 
 def run_program(program: Path) -> str:
     """What a program of the emulated board prints; its status must be 0."""
-    command = [*runner._QEMU, "-kernel", str(program)]
+    command = [*runner.QEMU, "-kernel", str(program)]
     finished = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
     )

@@ -26,6 +26,11 @@ STRIP_BYTES = 4096
 
 MAX_TILE_COLUMNS = 64
 
+LINES_BYTES = 4096
+MAX_LINES_BYTES = 16384
+"""Packed lines of four channels a depthwise 3x3 convolution keeps in scratch, and the most of what
+one line of outputs may take."""
+
 GENERIC: dict[type[ir.Op], str] = {
     ir.Concatenate: "concatenate",
     ir.MaxPool2D: "max_pool2d",
@@ -39,16 +44,20 @@ GENERIC: dict[type[ir.Op], str] = {
 """Kernels that run every op of their kind."""
 
 
-def choose(op: ir.Op, proven: bool = False) -> str:
+def choose(op: ir.Op, output: ir.Shape, proven: bool = False) -> str:
     """Kernel of an op, as the name of a function in namespace `reds`.
 
-    `proven`: requantisation in four instructions is exact for it (see `is_proven`).
+    output: its output's shape, of which the channels do not matter. `proven`: requantisation in
+    four instructions is exact for it (see `is_proven`).
     """
     match op:
         case ir.Conv2D():
             return "conv2d_proven" if proven else "conv2d"
         case ir.DepthwiseConv2D() if op.multiplier > 1:
             return "portable::depthwise_conv2d"
+        case ir.DepthwiseConv2D() if proven and _is_lined(op, output):
+            stride = op.strides[_along(output)]
+            return "depthwise_conv2d_3x3" if stride == 1 else "depthwise_conv2d_3x3_stride2"
         case ir.DepthwiseConv2D():
             return "depthwise_conv2d_proven" if proven else "depthwise_conv2d"
         case ir.Dense():
@@ -77,10 +86,11 @@ def scratch_bytes(graph: ir.Graph) -> dict[str, int]:
     return result
 
 
-def tile(op: ir.LinearOp, output: ir.Shape) -> tuple[int, int]:
+def tile(op: ir.LinearOp, output: ir.Shape, kernel: str) -> tuple[int, int]:
     """Height and width, in output pixels, of what a kernel packs into scratch at once.
 
     A convolution takes its pixels in reading order, so its tiles are one line of a multiple of 4.
+    A depthwise 3x3 one takes whole lines, along the longer side: height is their number.
     """
     match op:
         case ir.Conv2D():
@@ -88,12 +98,10 @@ def tile(op: ir.LinearOp, output: ir.Shape) -> tuple[int, int]:
             pixels = output[0] * output[1]
             blocks = min(TILE_BYTES // packed_bytes, MAX_TILE_PIXELS // 4, -(-pixels // 4))
             return 1, 4 * max(1, blocks)
+        case ir.DepthwiseConv2D() if kernel.startswith("depthwise_conv2d_3x3"):
+            return _lines(op, output), output[_along(output)]
         case ir.DepthwiseConv2D():
-            width = min(output[1], MAX_TILE_COLUMNS)
-            height = 1
-            while height < output[0] and _strip_bytes(op, height + 1, width) <= STRIP_BYTES:
-                height += 1
-            return height, width
+            return _strip(op, output)
         case _:
             return 0, 0
 
@@ -101,12 +109,60 @@ def tile(op: ir.LinearOp, output: ir.Shape) -> tuple[int, int]:
 def conv2d_scratch_bytes(op: ir.Conv2D, output: ir.Shape) -> int:
     """int16 tile, int16 weights of two channels, and four int8 rows being gathered."""
     products = _padded_products(op)
-    return 2 * products * tile(op, output)[1] + 2 * 2 * products + 4 * products
+    return 2 * products * tile(op, output, "conv2d")[1] + 2 * 2 * products + 4 * products
 
 
 def depthwise_conv2d_scratch_bytes(op: ir.DepthwiseConv2D, output: ir.Shape) -> int:
-    """int16 weights of four channels, and the same of the image under a tile's windows."""
-    return 4 * 2 * op.kernel.shape[0] * op.kernel.shape[1] + _strip_bytes(op, *tile(op, output))
+    """The larger one of what the kernels need that may turn out to run it: the general one int16
+    weights of four channels, and the same of the image under a tile's windows; the 3x3 one some
+    packed lines."""
+    general = 4 * 2 * op.kernel.shape[0] * op.kernel.shape[1] + _strip_bytes(
+        op, *_strip(op, output)
+    )
+    if not _is_lined(op, output):
+        return general
+    return max(general, _lines_bytes(op, output, _lines(op, output)))
+
+
+def _along(output: ir.Shape) -> int:
+    """The axis along which lines run: the longer side, 0 for columns."""
+    return 0 if output[0] > output[1] else 1
+
+
+def _is_lined(op: ir.DepthwiseConv2D, output: ir.Shape) -> bool:
+    """Whether the 3x3 kernels can run it."""
+    return (
+        (*op.kernel.shape[:2], *op.dilation, op.multiplier) == (3, 3, 1, 1, 1)
+        and op.strides[_along(output)] in (1, 2)
+        and _lines_bytes(op, output, 1) <= MAX_LINES_BYTES
+    )
+
+
+def _lines(op: ir.DepthwiseConv2D, output: ir.Shape) -> int:
+    """Lines of outputs at once: as many as fit in LINES_BYTES, at least one."""
+    count = 1
+    most = output[1 - _along(output)]
+    while count < most and _lines_bytes(op, output, count + 1) <= LINES_BYTES:
+        count += 1
+    return count
+
+
+def _lines_bytes(op: ir.DepthwiseConv2D, output: ir.Shape, count: int) -> int:
+    """int16 lines of the image, four channels each, under so many lines of outputs. A word holds
+    two pixels; outputs come in pairs."""
+    along = _along(output)
+    pairs = -(-output[along] // 2)
+    words = 1 + pairs * op.strides[along]
+    return 4 * 4 * words * ((count - 1) * op.strides[1 - along] + 3)
+
+
+def _strip(op: ir.DepthwiseConv2D, output: ir.Shape) -> tuple[int, int]:
+    """Height and width of the general kernel's tiles."""
+    width = min(output[1], MAX_TILE_COLUMNS)
+    height = 1
+    while height < output[0] and _strip_bytes(op, height + 1, width) <= STRIP_BYTES:
+        height += 1
+    return height, width
 
 
 def _strip_bytes(op: ir.DepthwiseConv2D, height: int, width: int) -> int:

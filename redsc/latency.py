@@ -49,7 +49,12 @@ class Layer:
                     "line": pixels * self.window[0],
                     "call": 1,
                 }
-            case "depthwise_conv2d" | "depthwise_conv2d_3x3" | "portable_depthwise_conv2d":
+            case (
+                "depthwise_conv2d"
+                | "depthwise_conv2d_3x3"
+                | "depthwise_conv2d_3x3_stride2"
+                | "portable_depthwise_conv2d"
+            ):
                 return {
                     "product": pixels * taps * outputs,
                     "output": pixels * outputs,
@@ -133,7 +138,7 @@ def layers(graph: ir.Graph) -> dict[str, Layer]:
             source = graph[source].inputs[0]
         window = _window(op)
         result[op.name] = Layer(
-            _kernel(op, window),
+            _kernel(op, shapes[op.name], window),
             _area(shapes[op.name]),
             _area(shapes[source]),
             window,
@@ -168,13 +173,11 @@ def _window(op: ir.Op) -> tuple[int, int]:
     return 1, 1
 
 
-def _kernel(op: ir.Op, window: tuple[int, int]) -> str:
+def _kernel(op: ir.Op, output: ir.Shape, window: tuple[int, int]) -> str:
     """The kernel that is expected to run an op: which requantisation is proved is not yet known,
     the short one nearly always is. Fast ways of one kernel count as kernels of their own."""
-    name = kernels.choose(op, proven=True).replace("::", "_").removesuffix("_proven")
+    name = kernels.choose(op, output, proven=True).replace("::", "_").removesuffix("_proven")
     match op:
         case ir.Conv2D() if window == (1, 1):
             return f"{name}_1x1"
-        case ir.DepthwiseConv2D() if (*window, *op.dilation, op.multiplier) == (3, 3, 1, 1, 1):
-            return f"{name}_3x3"
     return name

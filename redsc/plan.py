@@ -110,6 +110,11 @@ class _Builder:
             }
             for level in network.levels
         ]
+        self.kernels = {
+            op.name: kernels.choose(op, self.shapes[op.name], self.is_proven(op))
+            for op in network.graph.ops
+            if not isinstance(op, ir.Input | ir.Reshape)  # these compute nothing
+        }
         self.tables = _Tables()
         self.weights: list[Array] = []
         self.owner = cost.storage(network.graph)
@@ -117,8 +122,7 @@ class _Builder:
 
     def build(self) -> Plan:
         graph, top = self.network.graph, self.network.levels[-1]
-        calls = [op for op in graph.ops if not isinstance(op, ir.Input | ir.Reshape)]
-        steps = tuple(self.step(op) for op in calls)
+        steps = tuple(self.step(graph[name]) for name in self.kernels)
         source, target = graph.input.name, graph.output
         activation_slots = tuple(self.slot(op.name) for op in graph.ops)
         return Plan(
@@ -160,7 +164,7 @@ class _Builder:
         return Step(
             name=op.name,
             kind=self.kind(op),
-            kernel=kernels.choose(op, self.is_proven(op)),
+            kernel=self.kernels[op.name],
             fields=self.fields(op),
             levels=tuple(reversed(levels)),
             inputs=tuple(self.slot(name) for name in op.inputs),
@@ -254,7 +258,7 @@ class _Builder:
 
     def linear_level(self, op: ir.LinearOp, number: int) -> LinearLevel:
         c = constants.linear(op, self.network.levels[number])
-        tile = kernels.tile(op, self.level_shapes[number][op.name])
+        tile = kernels.tile(op, self.level_shapes[number][op.name], self.kernels[op.name])
 
         def channels(name: str) -> Symbol:
             axis = self.network.grouping.axes[name]

@@ -61,10 +61,10 @@ def library(target: str) -> tuple[str, ...]:
     folder = tempfile.TemporaryDirectory(prefix="reds_library_")
     _keep.append(folder)
     objects = []
-    for number, source in enumerate(sorted(REDS.rglob("*.c*"))):
-        if source.suffix not in (".c", ".cc"):
+    for number, source in enumerate(sorted(REDS.rglob("*.*"))):
+        if source.suffix not in (".c", ".cc", ".S"):
             continue
-        command = compiler(target, "c" if source.suffix == ".c" else "c++")
+        command = compiler(target, "c++" if source.suffix == ".cc" else "c")
         path = Path(folder.name) / f"{number}.o"
         run([*command, f"-I{REDS / 'include'}", "-c", str(source), "-o", str(path)])
         objects.append(str(path))

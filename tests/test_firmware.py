@@ -196,7 +196,21 @@ def reshaped(seed: int = 0) -> ir.Graph:
     return net.graph()
 
 
+def depthwise_3x3(height: int = 9, width: int = 17, channels: int = 6, seed: int = 0) -> ir.Graph:
+    """Every stride and padding of 3x3 windows side by side, over the same image."""
+    net = reference.GraphBuilder("depthwise_3x3", (height, width, 2), seed)
+    image, outputs = net.conv(channels, (1, 1)), []
+    for strides in ((1, 1), (2, 2), (1, 2), (2, 1)):
+        for padding in ("same", "valid"):
+            net.depthwise(strides=strides, source=image, padding=padding)
+            net.flatten()
+            outputs.append(net.dense(1, activation=NONE))
+    net.concatenate(*outputs)
+    return net.graph()
+
+
 NETWORKS = {
+    "depthwise_3x3": depthwise_3x3,
     "dilated": dilated,
     "reshaped": reshaped,
     "branches": branches,
@@ -234,6 +248,19 @@ def test_random_networks_on_every_target(
 
 
 @needs_host
+@needs_emulator
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(3, 40), st.integers(3, 40), st.integers(1, 11), st.integers(0, 2**16))
+def test_depthwise_3x3_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, channels: int, seed: int
+) -> None:
+    graph = depthwise_3x3(height, width, channels, seed)
+    network = random_network(graph, seed)
+    check_everywhere(network, tmp_path_factory.mktemp("depthwise"), samples(graph, 3, seed))
+
+
+@needs_host
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["ds_cnn", "resnet", "mobilenet_v1", "autoencoder"])
 def test_full_size_networks_on_every_target(family: str, tmp_path: Path) -> None:
@@ -254,6 +281,7 @@ def test_these_networks_use_every_kernel() -> None:
         "portable::depthwise_conv2d",
     }
     every |= {"conv2d", "conv2d_proven", "depthwise_conv2d", "depthwise_conv2d_proven"}
+    every |= {"depthwise_conv2d_3x3", "depthwise_conv2d_3x3_stride2"}
     assert used == every
 
 

@@ -42,6 +42,10 @@ void conv2d_proven(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void depthwise_conv2d(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
 void depthwise_conv2d_proven(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,
                              const Buffers&);
+// 3x3 without dilation, proven; of stride 1 or 2 along the longer side of the output.
+void depthwise_conv2d_3x3(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
+void depthwise_conv2d_3x3_stride2(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,
+                                  const Buffers&);
 void dense(const Dense&, const Dense::Level&, const Buffers&);
 void dense_proven(const Dense&, const Dense::Level&, const Buffers&);
 void add_proven(const Add&, const Add::Level&, const Buffers&);
@@ -55,6 +59,8 @@ using dsp::conv2d_proven;
 using dsp::dense;
 using dsp::dense_proven;
 using dsp::depthwise_conv2d;
+using dsp::depthwise_conv2d_3x3;
+using dsp::depthwise_conv2d_3x3_stride2;
 using dsp::depthwise_conv2d_proven;
 #else
 using portable::conv2d;
@@ -65,6 +71,15 @@ inline void conv2d_proven(const Conv2D& op, const Conv2D::Level& level, const Bu
 }
 inline void depthwise_conv2d_proven(const DepthwiseConv2D& op, const DepthwiseConv2D::Level& level,
                                     const Buffers& buffers) {
+  portable::depthwise_conv2d(op, level, buffers);
+}
+inline void depthwise_conv2d_3x3(const DepthwiseConv2D& op, const DepthwiseConv2D::Level& level,
+                                 const Buffers& buffers) {
+  portable::depthwise_conv2d(op, level, buffers);
+}
+inline void depthwise_conv2d_3x3_stride2(const DepthwiseConv2D& op,
+                                         const DepthwiseConv2D::Level& level,
+                                         const Buffers& buffers) {
   portable::depthwise_conv2d(op, level, buffers);
 }
 inline void dense_proven(const Dense& op, const Dense::Level& level, const Buffers& buffers) {

@@ -41,6 +41,20 @@ inline uint32_t sxtab16_odd(uint32_t add, uint32_t x) {
   return result;
 }
 
+// (a.h0, b.h0)
+inline uint32_t pkhbt(uint32_t a, uint32_t b) {
+  uint32_t result;
+  asm("pkhbt %0, %1, %2, lsl #16" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+
+// (b.h1, a.h1)
+inline uint32_t pkhtb(uint32_t a, uint32_t b) {
+  uint32_t result;
+  asm("pkhtb %0, %1, %2, asr #16" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+
 // sum + x.h0 * y.h0 + x.h1 * y.h1
 inline int32_t smlad(uint32_t x, uint32_t y, int32_t sum) {
   int32_t result;

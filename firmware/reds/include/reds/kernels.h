@@ -49,11 +49,13 @@ void depthwise_conv2d_3x3_stride2(const DepthwiseConv2D&, const DepthwiseConv2D:
 void dense(const Dense&, const Dense::Level&, const Buffers&);
 void dense_proven(const Dense&, const Dense::Level&, const Buffers&);
 void add_proven(const Add&, const Add::Level&, const Buffers&);
+void average_pool2d(const AveragePool2D&, const AveragePool2D::Level&, const Buffers&);
 
 }  // namespace dsp
 
 #if REDS_DSP_KERNELS
 using dsp::add_proven;
+using dsp::average_pool2d;
 using dsp::conv2d;
 using dsp::conv2d_proven;
 using dsp::dense;
@@ -63,6 +65,7 @@ using dsp::depthwise_conv2d_3x3;
 using dsp::depthwise_conv2d_3x3_stride2;
 using dsp::depthwise_conv2d_proven;
 #else
+using portable::average_pool2d;
 using portable::conv2d;
 using portable::dense;
 using portable::depthwise_conv2d;
@@ -90,7 +93,6 @@ inline void add_proven(const Add& op, const Add::Level& level, const Buffers& bu
 }
 #endif
 using portable::add;
-using portable::average_pool2d;
 using portable::concatenate;
 using portable::leaky_relu;
 using portable::lookup;

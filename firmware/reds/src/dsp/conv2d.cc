@@ -13,6 +13,15 @@
 #include "../channels.h"
 #include "simd.h"
 
+// conv2d_pack.S and conv2d_blocks.S
+extern "C" void reds_pack_pixels(const int8_t* const rows[4], uint32_t words,
+                                 uint32_t minus_zero_point, uint32_t* packed);
+extern "C" void reds_pack_doubled_pixels(const int8_t* const rows[4], uint32_t words,
+                                         uint32_t minus_zero_point, uint32_t* packed);
+extern "C" void reds_pack_weights(const int8_t* row0, const int8_t* row1, uint32_t words,
+                                  uint32_t* packed);
+extern "C" void reds_conv2d_blocks(const void* job);
+
 namespace reds {
 namespace dsp {
 namespace {
@@ -78,60 +87,6 @@ __attribute__((naked, noinline)) void multiply_block(const uint32_t* /*x*/, cons
       "pop {r4-r11, pc}\n");
 }
 
-// Constants of two channels for the block below, and where its bytes go.
-struct ProvenBlock {
-  int32_t bias0, bias1;
-  int32_t multiplier0, rounding0, shift0;
-  int32_t multiplier1, rounding1, shift1;
-  int8_t* output;   // of the first channel and pixel; the second channel's lies behind it
-  uint32_t stride;  // bytes from pixel to pixel
-};
-
-// t = r1 = output; r2 = stride; r3, r12, lr = multiplier, rounding, shift. See simd.h.
-#define REDS_REQUANTIZE(sum)              \
-  "lsls " sum ", " sum ", #1\n"           \
-  "add.w r0, r12, " sum ", asr #31\n"     \
-  "smmlar r0, " sum ", r3, r0\n"          \
-  "asr.w r0, r0, lr\n"                    \
-  "ssat r0, #8, r0\n"                     \
-  "strb r0, [r1]\n"                       \
-  "add r1, r2\n"
-
-// A block from bias to bytes, saturated to int8.
-__attribute__((naked, noinline)) void multiply_proven_block(const uint32_t* /*x*/,
-                                                            const uint32_t* /*w*/,
-                                                            uint32_t /*pairs*/,
-                                                            const ProvenBlock* /*block*/) {
-  asm volatile(
-      "push {r4-r11, lr}\n"
-      "vmov s0, r3\n"
-      "ldr r4, [r3]\n"
-      "ldr.w r8, [r3, #4]\n"
-      "mov r5, r4\n"
-      "mov r6, r4\n"
-      "mov r7, r4\n"
-      "mov r9, r8\n"
-      "mov r10, r8\n"
-      "mov r11, r8\n"  //
-      REDS_MULTIPLY
-      "vmov r0, s0\n"
-      "ldr r3, [r0, #8]\n"
-      "ldr.w r12, [r0, #12]\n"
-      "ldr.w lr, [r0, #16]\n"
-      "ldr r1, [r0, #32]\n"
-      "ldr r2, [r0, #36]\n"  //
-      REDS_REQUANTIZE("r4") REDS_REQUANTIZE("r5") REDS_REQUANTIZE("r6") REDS_REQUANTIZE("r7")
-      "vmov r0, s0\n"
-      "ldr r3, [r0, #20]\n"
-      "ldr.w r12, [r0, #24]\n"
-      "ldr.w lr, [r0, #28]\n"
-      "ldr r1, [r0, #32]\n"
-      "adds r1, #1\n"  //
-      REDS_REQUANTIZE("r8") REDS_REQUANTIZE("r9") REDS_REQUANTIZE("r10") REDS_REQUANTIZE("r11")
-      "pop {r4-r11, pc}\n");
-}
-
-#undef REDS_REQUANTIZE
 #undef REDS_MULTIPLY
 #undef REDS_STEP
 
@@ -181,31 +136,43 @@ class Windows {
   // Copies the window, (kernel_height, kernel_width, channels), zero points outside the image.
   void gather(int8_t* row) const {
     const uint32_t line_bytes = static_cast<uint32_t>(window_.kernel_width) * channels_;
+    const int32_t left = x_ * window_.stride_width - window_.pad_left;
+    const bool is_plain = window_.dilation_width == 1;
+    // taps of a line that lie in the image, if neighbours do
+    const int32_t begin = left < 0 ? clamp(-left, 0, window_.kernel_width) : 0;
+    const int32_t end = clamp(window_.input_width - left, begin, window_.kernel_width);
+    const uint32_t before = static_cast<uint32_t>(begin) * channels_;
+    const uint32_t inside = static_cast<uint32_t>(end - begin) * channels_;
     int32_t y = y_ * window_.stride_height - window_.pad_top;
-    for (int32_t ky = 0; ky < window_.kernel_height; ++ky, y += window_.dilation_height) {
+    const int8_t* line = at(y, left);
+    const int32_t step =
+        window_.dilation_height * window_.input_width * static_cast<int32_t>(channels_);
+    for (int32_t ky = window_.kernel_height; ky > 0; --ky) {
       if (y < 0 || y >= window_.input_height) {
         fill(row, level_.input_zero_point, line_bytes);
+      } else if (is_plain) {
+        if (before > 0) fill(row, level_.input_zero_point, before);
+        copy(row + before, line + before, inside);
+        if (before + inside < line_bytes) {
+          fill(row + before + inside, level_.input_zero_point, line_bytes - before - inside);
+        }
       } else {
-        gather_line(row, y);
+        gather_line(row, y, left);
       }
       row += line_bytes;
+      line += step;
+      y += window_.dilation_height;
     }
   }
 
  private:
   const int8_t* at(int32_t y, int32_t x) const {
-    return input_ + static_cast<uint32_t>(y * window_.input_width + x) * channels_;
+    return input_ + (y * window_.input_width + x) * static_cast<int32_t>(channels_);
   }
 
-  void gather_line(int8_t* row, int32_t y) const {
-    const int32_t left = x_ * window_.stride_width - window_.pad_left;
-    const int32_t dilation = window_.dilation_width;
-    if (dilation == 1 && left >= 0 && left + window_.kernel_width <= window_.input_width) {
-      copy(row, at(y, left), static_cast<uint32_t>(window_.kernel_width) * channels_);
-      return;
-    }
+  void gather_line(int8_t* row, int32_t y, int32_t left) const {
     for (int32_t kx = 0; kx < window_.kernel_width; ++kx, row += channels_) {
-      const int32_t x = left + kx * dilation;
+      const int32_t x = left + kx * window_.dilation_width;
       if (x < 0 || x >= window_.input_width) {
         fill(row, level_.input_zero_point, channels_);
       } else {
@@ -221,41 +188,34 @@ class Windows {
   int32_t y_ = 0, x_ = 0;
 };
 
-// Four rows of int8 as x - zero_point: (pairs, 4 pixels).
+// Four rows of int8 as (x - zero_point) * times: (pairs, 4 pixels).
+template <int times>
 void pack_pixels(const int8_t* const rows[kPixels], uint32_t products, uint32_t minus_zero_point,
                  uint32_t* packed) {
-  const int8_t *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3];
-  const auto put = [&](uint32_t pixel, uint32_t word) {
-    packed[pixel] = sxtab16(minus_zero_point, word);
-    packed[kPixels + pixel] = sxtab16_odd(minus_zero_point, word);
-  };
-  for (uint32_t i = products / 4; i > 0; --i, r0 += 4, r1 += 4, r2 += 4, r3 += 4) {
-    put(0, load_word(r0));
-    put(1, load_word(r1));
-    put(2, load_word(r2));
-    put(3, load_word(r3));
-    packed += 2 * kPixels;
+  const uint32_t words = products / 4, rest = products % 4;
+  if (words > 0) {
+    (times == 2 ? reds_pack_doubled_pixels : reds_pack_pixels)(rows, words, minus_zero_point,
+                                                               packed);
+    packed += words * 2 * kPixels;
   }
-  if (products % 4 != 0) {  // what is added behind the row meets zero weights
-    put(0, load_partial_word(r0, products % 4));
-    put(1, load_partial_word(r1, products % 4));
-    put(2, load_partial_word(r2, products % 4));
-    put(3, load_partial_word(r3, products % 4));
+  for (uint32_t i = 0; rest > 0 && i < kPixels; ++i) {
+    // what is added behind the row meets zero weights
+    const uint32_t word = load_partial_word(rows[i] + 4 * words, rest);
+    const uint32_t even = sxtab16(minus_zero_point, word);
+    const uint32_t odd = sxtab16_odd(minus_zero_point, word);
+    packed[i] = times == 2 ? sadd16(even, even) : even;
+    packed[kPixels + i] = times == 2 ? sadd16(odd, odd) : odd;
   }
 }
 
 // Weights of two channels: (pairs, 2 channels).
 void pack_weights(const int8_t* row0, const int8_t* row1, uint32_t products, uint32_t* packed) {
-  for (uint32_t i = products / 4; i > 0; --i, row0 += 4, row1 += 4, packed += 4) {
-    const uint32_t word0 = load_word(row0), word1 = load_word(row1);
-    packed[0] = sxtb16(word0);
-    packed[1] = sxtb16(word1);
-    packed[2] = sxtb16_odd(word0);
-    packed[3] = sxtb16_odd(word1);
-  }
-  if (products % 4 != 0) {
-    const uint32_t word0 = load_partial_word(row0, products % 4);
-    const uint32_t word1 = load_partial_word(row1, products % 4);
+  const uint32_t words = products / 4, rest = products % 4;
+  if (words > 0) reds_pack_weights(row0, row1, words, packed);
+  if (rest > 0) {
+    packed += words * 2 * kChannels;
+    const uint32_t word0 = load_partial_word(row0 + 4 * words, rest);
+    const uint32_t word1 = load_partial_word(row1 + 4 * words, rest);
     packed[0] = sxtb16(word0);
     packed[1] = sxtb16(word1);
     packed[2] = sxtb16_odd(word0);
@@ -263,27 +223,43 @@ void pack_weights(const int8_t* row0, const int8_t* row1, uint32_t products, uin
   }
 }
 
-// Where the kept weights of an output channel lie side by side: in the store, or copied to `row`.
-const int8_t* weights_row(const Conv2D& op, const Channels& inputs, uint32_t channel, int8_t* row) {
-  const uint32_t taps =
-      static_cast<uint32_t>(op.window.kernel_height * op.window.kernel_width);
-  const int8_t* weights = op.weights + channel * taps * op.store_inputs;
-  const bool single_run = inputs.repeat == 1 && inputs.run_count == 1;
-  if (single_run && (taps == 1 || inputs.count == op.store_inputs)) {
-    return weights + inputs.runs[0].offset;
+// The kept weights of an output channel, side by side: where they are, or copied to `row`.
+class WeightRows {
+ public:
+  WeightRows(const Conv2D& op, const Channels& inputs)
+      : inputs_(inputs),
+        taps_(static_cast<uint32_t>(op.window.kernel_height * op.window.kernel_width)),
+        tap_bytes_(op.store_inputs),
+        row_bytes_(taps_ * op.store_inputs),
+        is_whole_(inputs.repeat == 1 && inputs.run_count == 1 &&
+                  (taps_ == 1 || inputs.count == op.store_inputs)),
+        weights_(op.weights + (is_whole_ ? inputs.runs[0].offset : 0)) {}
+
+  const int8_t* of(uint32_t channel, int8_t* row) const {
+    const int8_t* const weights = weights_ + channel * row_bytes_;
+    if (is_whole_) return weights;
+    gather(weights, row);
+    return row;
   }
-  int8_t* to = row;
-  for (uint32_t tap = 0; tap < taps; ++tap, weights += op.store_inputs) {
-    for (uint32_t repeat = 0; repeat < inputs.repeat; ++repeat) {
-      for (uint32_t run = 0; run < inputs.run_count; ++run) {
-        const uint32_t length = inputs.runs[run].length;
-        copy(to, weights + repeat * inputs.stride + inputs.runs[run].offset, length);
-        to += length;
+
+ private:
+  __attribute__((noinline)) void gather(const int8_t* weights, int8_t* to) const {
+    for (uint32_t tap = 0; tap < taps_; ++tap, weights += tap_bytes_) {
+      for (uint32_t repeat = 0; repeat < inputs_.repeat; ++repeat) {
+        for (uint32_t run = 0; run < inputs_.run_count; ++run) {
+          const uint32_t length = inputs_.runs[run].length;
+          copy(to, weights + repeat * inputs_.stride + inputs_.runs[run].offset, length);
+          to += length;
+        }
       }
     }
   }
-  return row;
-}
+
+  const Channels& inputs_;
+  const uint32_t taps_, tap_bytes_, row_bytes_;
+  const bool is_whole_;
+  const int8_t* const weights_;
+};
 
 struct Scratch {
   uint32_t* tile;
@@ -299,6 +275,7 @@ struct Scratch {
 };
 
 // Packs the next `pixels` windows; a last incomplete block repeats its last window.
+template <int times>
 void pack_tile(Windows& windows, const LinearLevel& level, uint32_t products, uint32_t pixels,
                const Scratch& scratch) {
   const uint32_t minus_zero_point = negated_pair(level.input_zero_point);
@@ -315,80 +292,84 @@ void pack_tile(Windows& windows, const LinearLevel& level, uint32_t products, ui
       rows[i] = windows.is_pixel() ? windows.pixel() : row;
       windows.advance();
     }
-    pack_pixels(rows, products, minus_zero_point, packed);
+    pack_pixels<times>(rows, products, minus_zero_point, packed);
     packed += scratch.padded / 2 * kPixels;
   }
 }
 
-// The ways to turn a block's sums into bytes.
-class GeneralBlocks {
- public:
-  // Two channels, equal ones when only one is left.
-  GeneralBlocks(const LinearLevel& level, uint32_t channel0, uint32_t channel1)
-      : requantize0_(level, channel0),
-        requantize1_(level, channel1),
-        bias0_(level.bias[channel0]),
-        bias1_(level.bias[channel1]) {}
+// Two channels, or one, of all pixels of a tile, for any requantisation.
+struct GeneralTile {
+  static constexpr int kTimes = 1;  // what packed pixels are multiplied with
 
-  void multiply(const uint32_t* x, const uint32_t* w, uint32_t pairs, int8_t* output,
-                uint32_t stride) {
-    int32_t sums[kChannels][kPixels] = {{bias0_, bias0_, bias0_, bias0_},
-                                        {bias1_, bias1_, bias1_, bias1_}};
-    multiply_block(x, w, pairs, sums[0]);
-    for (uint32_t i = 0; i < kPixels; ++i, output += stride) {
-      output[0] = static_cast<int8_t>(requantize0_(sums[0][i]));
-      output[1] = static_cast<int8_t>(requantize1_(sums[1][i]));
+  static void multiply(const LinearLevel& level, uint32_t channel, uint32_t channels,
+                       uint32_t pixels, const Scratch& scratch, int8_t* output) {
+    const uint32_t last = channel + channels - 1;
+    const GeneralRequantization requantize0(level, channel), requantize1(level, last);
+    const int32_t bias0 = level.bias[channel], bias1 = level.bias[last];
+    const uint32_t pairs = scratch.padded / 2, stride = level.outputs->count;
+    const uint32_t* packed = scratch.tile;
+    for (uint32_t first = 0; first < pixels; first += kPixels, packed += pairs * kPixels) {
+      int32_t sums[kChannels][kPixels] = {{bias0, bias0, bias0, bias0},
+                                          {bias1, bias1, bias1, bias1}};
+      multiply_block(packed, scratch.weights, pairs, sums[0]);
+      for (uint32_t i = 0; i < kPixels && first + i < pixels; ++i, output += stride) {
+        output[0] = static_cast<int8_t>(requantize0(sums[0][i]));
+        if (channels > 1) output[1] = static_cast<int8_t>(requantize1(sums[1][i]));
+      }
     }
   }
-
- private:
-  GeneralRequantization requantize0_, requantize1_;
-  int32_t bias0_, bias1_;
 };
 
-class ProvenBlocks {
- public:
-  ProvenBlocks(const LinearLevel& level, uint32_t channel0, uint32_t channel1) {
-    const ProvenRequantization first(level, channel0), second(level, channel1);
-    block_ = {level.bias[channel0], level.bias[channel1], first.multiplier,  first.rounding,
-              first.shift,          second.multiplier,    second.rounding, second.shift,
-              nullptr,              0};
-  }
-
-  void multiply(const uint32_t* x, const uint32_t* w, uint32_t pairs, int8_t* output,
-                uint32_t stride) {
-    block_.output = output;
-    block_.stride = stride;
-    multiply_proven_block(x, w, pairs, &block_);
-  }
-
- private:
-  ProvenBlock block_;
+// What the loops in assembly need of two channels, in the order that they know.
+struct Job {
+  int32_t multiplier0, rounding0, shift0;
+  int32_t multiplier1, rounding1, shift1;
+  int32_t bias0, bias1;  // doubled
+  uint32_t output_step;  // bytes from pixel to pixel
+  const uint32_t *weights, *weights_end;
+  const uint32_t* x;
+  int8_t* output;   // of the first channel; the second one's is beside it
+  uint32_t blocks;  // of four pixels
+  uint32_t pairs;
 };
 
-// One or two channels, from `channel` on, of all pixels of a tile.
-template <typename Blocks>
-void multiply_tile(const LinearLevel& level, uint32_t channel, uint32_t channels, uint32_t pixels,
-                   const Scratch& scratch, int8_t* output) {
-  Blocks blocks(level, channel, channel + channels - 1);
-  const uint32_t pairs = scratch.padded / 2, stride = level.outputs->count;
-  const uint32_t* packed = scratch.tile;
-  for (uint32_t first = 0; first < pixels; first += kPixels, packed += pairs * kPixels) {
-    const uint32_t count = pixels - first < kPixels ? pixels - first : kPixels;
-    if (count == kPixels && channels == kChannels) {
-      blocks.multiply(packed, scratch.weights, pairs, output, stride);
-      output += kPixels * stride;
-      continue;
+// The same in four instructions for each output. Packed pixels are doubled, because that wants
+// doubled sums.
+struct ProvenTile {
+  static constexpr int kTimes = 2;
+
+  static void multiply(const LinearLevel& level, uint32_t channel, uint32_t channels,
+                       uint32_t pixels, const Scratch& scratch, int8_t* output) {
+    const uint32_t last = channel + channels - 1;
+    const ProvenRequantization requantize0(level, channel), requantize1(level, last);
+    const uint32_t pairs = scratch.padded / 2;
+    const uint32_t stride = level.outputs->count;
+    Job job = {requantize0.multiplier, requantize0.rounding, requantize0.shift,
+               requantize1.multiplier, requantize1.rounding, requantize1.shift,
+               2 * level.bias[channel], 2 * level.bias[last], stride,
+               scratch.weights, scratch.weights + pairs * kChannels, scratch.tile,
+               output, pixels / kPixels, pairs};
+    if (channels == kChannels && job.blocks > 0) {
+      reds_conv2d_blocks(&job);
+      job.x += job.blocks * pairs * kPixels;
+      output += job.blocks * kPixels * stride;
+      pixels %= kPixels;
     }
+    // What would reach beyond the tensor is computed beside it.
     int8_t bytes[kPixels][kChannels];
-    blocks.multiply(packed, scratch.weights, pairs, bytes[0], kChannels);
-    for (uint32_t i = 0; i < count; ++i, output += stride) {
-      for (uint32_t c = 0; c < channels; ++c) output[c] = bytes[i][c];
+    job.output = bytes[0];
+    job.output_step = kChannels;
+    job.blocks = 1;
+    for (uint32_t first = 0; first < pixels; first += kPixels, job.x += pairs * kPixels) {
+      reds_conv2d_blocks(&job);
+      for (uint32_t i = 0; i < kPixels && first + i < pixels; ++i, output += stride) {
+        for (uint32_t c = 0; c < channels; ++c) output[c] = bytes[i][c];
+      }
     }
   }
-}
+};
 
-template <typename Blocks>
+template <typename Tile>
 void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
   const Window& window = op.window;
   const uint32_t pixels = static_cast<uint32_t>(window.output_height * window.output_width);
@@ -396,21 +377,22 @@ void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers
       static_cast<uint32_t>(window.kernel_height * window.kernel_width) * level.inputs->count;
   const Scratch scratch(buffers.scratch, products, level.tile_width);
   Windows windows(op, level, buffers.inputs[0]);
+  const WeightRows rows(op, *level.inputs);
   for (uint32_t start = 0; start < pixels; start += level.tile_width) {
     const uint32_t count =
         pixels - start < level.tile_width ? pixels - start : level.tile_width;
-    pack_tile(windows, level, products, count, scratch);
+    pack_tile<Tile::kTimes>(windows, level, products, count, scratch);
     int8_t* const output = buffers.output + start * level.outputs->count;
     ChannelCursor channel(*level.outputs);
     for (uint32_t i = 0; i < level.outputs->count; i += kChannels) {
       const uint32_t channels = level.outputs->count - i < kChannels ? 1 : kChannels;
-      const int8_t* row0 = weights_row(op, *level.inputs, channel.next(), scratch.rows);
+      const int8_t* row0 = rows.of(channel.next(), scratch.rows);
       const int8_t* row1 = row0;
       if (channels == kChannels) {
-        row1 = weights_row(op, *level.inputs, channel.next(), scratch.rows + scratch.padded);
+        row1 = rows.of(channel.next(), scratch.rows + scratch.padded);
       }
       pack_weights(row0, row1, products, scratch.weights);
-      multiply_tile<Blocks>(level, i, channels, count, scratch, output + i);
+      Tile::multiply(level, i, channels, count, scratch, output + i);
     }
     ActivationClamp(level).apply(output, count * level.outputs->count);
   }
@@ -419,11 +401,11 @@ void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers
 }  // namespace
 
 void conv2d(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
-  convolve<GeneralBlocks>(op, level, buffers);
+  convolve<GeneralTile>(op, level, buffers);
 }
 
 void conv2d_proven(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
-  convolve<ProvenBlocks>(op, level, buffers);
+  convolve<ProvenTile>(op, level, buffers);
 }
 
 }  // namespace dsp

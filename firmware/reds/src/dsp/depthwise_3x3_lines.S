@@ -137,10 +137,10 @@
   vmov r0, s12
   ldr r0, [r0, #kIsEven]
   cmp r0, #0
-  beq next_line\@
+  beq .Lnext_line\@
 .endif
   requantize \last
-next_line\@:
+.Lnext_line\@:
 .endm
 
 // s12 = job, s13 = x of the block, s14 = output, s15 = blocks that are left

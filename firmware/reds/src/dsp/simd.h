@@ -41,6 +41,13 @@ inline uint32_t sxtab16_odd(uint32_t add, uint32_t x) {
   return result;
 }
 
+// Halfword by halfword.
+inline uint32_t sadd16(uint32_t a, uint32_t b) {
+  uint32_t result;
+  asm("sadd16 %0, %1, %2" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+
 // (a.h0, b.h0)
 inline uint32_t pkhbt(uint32_t a, uint32_t b) {
   uint32_t result;

@@ -1,7 +1,7 @@
 """The command line. Results go to stdout, logs and progress to stderr.
 
 Exit codes: 0 ok, 1 internal, 2 usage, configuration or data, 3 unreadable or unsupported model,
-4 infeasible budget, 5 toolchain, 7 verification, 130 interrupted.
+4 infeasible budget, 5 toolchain, 6 another worker is gone, 7 verification, 130 interrupted.
 
 Only click is imported at the top: `redsc --help` must not wait for TensorFlow.
 """
@@ -264,10 +264,15 @@ def compile(
     given["verify"] = False if no_verify else None
     given["strict"] = strict or None
     options = configuration.merge(configuration.read(config) if config else {}, given)
-    with Progress() as progress:
-        result = pipeline.compile_model(options, progress)
+    try:
+        with Progress() as progress:
+            result = pipeline.compile_model(options, progress)
+    except KeyboardInterrupt:
+        if options.data is not None:
+            click.echo("redsc: the same command takes the training up where it was", err=True)
+        raise
     if result is None:
-        click.echo("this worker has trained; the chief writes the project")
+        click.echo("redsc: this worker is done; the chief writes the project", err=True)
         return
     if as_json:
         for warning in result["warnings"]:

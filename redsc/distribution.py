@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +24,17 @@ import numpy as np
 from redsc.errors import ClusterError, UsageError
 from redsc.tf_network import Tensor, tensorflow
 
+log = logging.getLogger("redsc")
+
 STRATEGIES = ("one-device", "mirrored", "multi-worker")
 
 _TIMEOUT_SECONDS = 120.0
 """Longest wait for the other workers in one exchange; they compile their own steps meanwhile."""
+
+_MEETING_SECONDS = 600.0
+"""Longest wait for all workers to be started."""
+
+_RETRY_SECONDS = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +145,7 @@ def connect(name: str) -> Cluster:
     if name == "mirrored":
         return Cluster(_mirrored())
     workers, worker = _task()
+    _meet(workers, worker)
     tf = tensorflow()
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=_TIMEOUT_SECONDS)
     try:
@@ -148,10 +159,80 @@ def connect(name: str) -> Cluster:
     return Cluster(strategy, worker, len(workers))
 
 
+def _meet(workers: Sequence[str], worker: int) -> None:
+    """Waits until this worker has called every other one at its address, and all have called it.
+
+    TensorFlow would wait for an hour, and could not be interrupted. Raises ClusterError when one
+    does not come, or the own port is taken.
+    """
+    ends = time.monotonic() + _MEETING_SECONDS
+    others = {number: address for number, address in enumerate(workers) if number != worker}
+    silent, called = set(others), set[int]()
+    told = False
+    try:
+        # TensorFlow takes the port over when all have met.
+        with socket.create_server(("", _port(workers[worker])), backlog=len(workers)) as own:
+            own.settimeout(_RETRY_SECONDS)
+            while silent or called != set(others):
+                called |= {
+                    number
+                    for number in others
+                    if number not in called and _call(others[number], worker)
+                }
+                silent -= _callers(own)
+                missing = [others[n] for n in others if n in silent or n not in called]
+                if missing and time.monotonic() > ends:
+                    raise ClusterError(
+                        f"worker {worker} of {len(workers)} waited {_MEETING_SECONDS:g} s for "
+                        f"{', '.join(missing)}: start the same command there, with its own index "
+                        "in TF_CONFIG, and see that nothing blocks the ports"
+                    )
+                if missing and not told:
+                    log.warning("waiting for the workers at %s", ", ".join(missing))
+                    told = True
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ClusterError(
+            f"worker {worker} of {len(workers)} cannot listen at {workers[worker]}: {reason}; "
+            "TF_CONFIG gives every worker a free port"
+        ) from None
+
+
+def _call(address: str, worker: int) -> bool:
+    """Whether somebody took the call, with which a worker says its number."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        with socket.create_connection((host, _port(address)), timeout=2) as line:
+            line.sendall(f"{worker}\n".encode())
+            return True
+    except OSError:
+        return False
+
+
+def _callers(own: socket.socket) -> set[int]:
+    """Numbers of workers that call within _RETRY_SECONDS; strangers are not heard."""
+    try:
+        line, _ = own.accept()
+    except TimeoutError:
+        return set()
+    with line, contextlib.suppress(OSError, ValueError):
+        line.settimeout(2)
+        return {int(line.makefile().readline(16))}
+    return set()
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
 def _mirrored() -> Any:
     """All GPUs, else all logical CPUs (one, unless TensorFlow was told to split it)."""
     tf = tensorflow()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) == 1:
+        log.warning(
+            "strategy mirrored: there is one device, %s; the others gain nothing", devices[0].name
+        )
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 

@@ -8,13 +8,14 @@ import re
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from redsc import distribution
-from redsc.errors import UsageError
+from redsc.errors import ClusterError, UsageError
 from tests.data_files import write_network
 
 WORKER = Path(__file__).with_name("training_worker.py")
@@ -170,7 +171,8 @@ def test_two_workers_compile_one_project(model_and_data, tmp_path):
     outputs = [worker.communicate(timeout=SECONDS) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     assert "wrote" in outputs[0][0]
-    assert "the chief writes the project" in outputs[1][0]
+    assert outputs[1][0] == ""  # where scripts look for a report
+    assert "the chief writes the project" in outputs[1][1]
     assert (tmp_path / "build-0" / "report" / "report.json").is_file()
     assert not (tmp_path / "build-1").exists()
     assert not list((tmp_path / "cache" / "training").iterdir())
@@ -218,3 +220,35 @@ def test_a_missing_or_wrong_tf_config_is_explained(config, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(UsageError, match="needs TF_CONFIG"):
         distribution.connect("multi-worker")
+
+
+def task(monkeypatch: pytest.MonkeyPatch, index: int, *addresses: str) -> None:
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+
+
+def test_a_worker_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    absent, own = (json.loads(config)["cluster"]["worker"] for config in configs(2))
+    monkeypatch.setattr(distribution, "_MEETING_SECONDS", 0.5)
+    task(monkeypatch, 1, absent[0], own[1])
+    with pytest.raises(ClusterError, match=f"worker 1 of 2 waited 0.5 s for {absent[0]}"):
+        distribution.connect("multi-worker")
+    assert f"waiting for the workers at {absent[0]}" in caplog.text
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("", 0)) as taken:
+        address = f"localhost:{taken.getsockname()[1]}"
+        task(monkeypatch, 0, address, "localhost:1")
+        with pytest.raises(ClusterError, match=f"cannot listen at {address}: Address already"):
+            distribution.connect("multi-worker")
+    task(monkeypatch, 0, "localhost:port", "localhost:1")
+    with pytest.raises(ClusterError, match="cannot listen at localhost:port"):
+        distribution.connect("multi-worker")
+
+
+def test_workers_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = json.loads(configs(3)[0])["cluster"]["worker"]
+    monkeypatch.setattr(distribution, "_MEETING_SECONDS", 20)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda index: distribution._meet(addresses, index), range(3)))

@@ -13,7 +13,7 @@ from redsc import ir, loss
 from redsc.cost import Tables
 from redsc.data import BATCH_SIZE, Data, Split
 from redsc.distribution import Cluster
-from redsc.tf_network import forward, predict
+from redsc.tf_network import predict
 from redsc.training import epoch_steps
 
 log = logging.getLogger("redsc")
@@ -85,8 +85,8 @@ def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
     """`options` with what is None chosen for this training data.
 
     Few labels teach a network less than it knows already. So all levels then learn from the
-    original network's answers, on mixed samples, as far as these are right for the data, which
-    keeps the widest level what it was. Samples are mixed for an overfitted network, too.
+    original network's answers, as far as these are right for the data. Samples are mixed for a
+    network that is overfitted.
     """
     train = data.train
     few = train.stream is None and len(train) < _FEW_SAMPLES
@@ -97,7 +97,7 @@ def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
         "teacher": "original" if few else "full",
     }
     if options.mixing is None:
-        chosen["mixing"] = few or (data.task == "classification" and _overfitted(graph, data))
+        chosen["mixing"] = data.task == "classification" and _overfitted(graph, data)
     if options.distillation is None:
         chosen["distillation"] = 0.5
         if few and data.task == "classification":
@@ -115,13 +115,9 @@ def steps(options: Options, train: Split) -> int:
 
 def _overfitted(graph: ir.Graph, data: Data) -> bool:
     """Whether a network knows its training data much better than other data."""
-    losses = []
-    for split in (data.train, data.validation):
-        compared = Split(*split.sample(_COMPARED_SAMPLES, seed=0))
-        parts = [
-            loss.per_sample(graph, forward(graph, x), y, data.task)
-            for x, y in compared.batches(BATCH_SIZE)
-        ]
-        losses.append(float(np.mean(np.concatenate(parts))))
+    losses = [
+        loss.mean(graph, Split(*split.sample(_COMPARED_SAMPLES, seed=0)), data.task)
+        for split in (data.train, data.validation)
+    ]
     log.info("the network's loss is %.4g on training data, %.4g on validation data", *losses)
     return losses[1] - losses[0] > _OVERFITTED_NATS

@@ -81,7 +81,7 @@ def test_few_data_learn_from_the_network_as_far_as_it_is_right():
     graph = depthwise()
     dataset = task_data(graph.input.shape)
     few = recipe.suited(recipe.Options(), graph, dataset)
-    assert (few.mixing, few.teacher, few.learning_rate) == (True, "original", 5e-4)
+    assert (few.mixing, few.teacher, few.learning_rate) == (False, "original", 5e-4)
     assert few.distillation == 0.5  # the network is not trained: no better than half
     given = recipe.Options(distillation=0.2, mixing=False, teacher="full", epochs=3)
     assert recipe.suited(given, graph, dataset) == recipe.Options(

@@ -105,7 +105,7 @@ def test_what_changes_training_changes_the_levels(folder: Path, tmp_path: Path) 
         {},
         {"teacher": "full"},
         {"distillation": 0.0},
-        {"mixing": False},
+        {"mixing": True},
         {"hints": 1.0},
         {"loss_weights": (1.0, 5.0)},
         {"class_weights": (1.0, 1.0, 5.0)},

@@ -36,7 +36,7 @@ log = logging.getLogger("redsc")
 Progress = Callable[[int, int, str], None]
 """Called after every epoch with its number from 1, the number of epochs, and a line of metrics."""
 
-_NORM_SAMPLES = 512
+NORM_SAMPLES = 512
 """Training samples on which batch-norm statistics and activation ranges are measured."""
 
 _LEVELS_PER_STEP = 4
@@ -141,26 +141,28 @@ def _untrained(
     data: Data,
     options: Options,
 ) -> tuple[ir.Graph, ...]:
-    x, _ = data.train.sample(_NORM_SAMPLES, options.seed)
+    x, _ = data.train.sample(NORM_SAMPLES, options.seed)
     return untrained(graph, grouping, level_widths, x, options.tables)
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """Of the levels on validation data."""
+    """Of the levels on validation data. weights: what the user has each level count."""
 
     losses: tuple[float, ...]
     scores: tuple[float, ...]
     task: str
+    weights: tuple[float, ...]
 
     @property
     def loss(self) -> float:
-        return float(np.mean(self.losses))
+        return float(np.average(self.losses, weights=self.weights))
 
     @property
     def key(self) -> tuple[float, float]:
         """Larger is better. Few validation samples tie often: then the loss decides."""
-        return (float(np.mean(self.scores)) if self.task == "classification" else 0.0, -self.loss)
+        score = float(np.average(self.scores, weights=self.weights))
+        return (score if self.task == "classification" else 0.0, -self.loss)
 
     def __str__(self) -> str:
         name = "accuracy %" if self.task == "classification" else "mse"
@@ -194,7 +196,7 @@ class Trainer:
         self.epochs = options.epochs
         self.cluster = cluster
         self.batches = Batches(data.train, options.batch_size, options.seed)
-        self.probe = tf.constant(data.train.sample(_NORM_SAMPLES, options.seed)[0])
+        self.probe = tf.constant(data.train.sample(NORM_SAMPLES, options.seed)[0])
         self.weights = options.loss_weights or (1.0,) * len(levels)
         with cluster.strategy.scope():
             self.kernels = SharedKernels(levels[-1])
@@ -270,17 +272,21 @@ class Trainer:
         widest: dict[str, tuple[Tensor, Tensor]] = {}
 
         def labelled(level: LevelNetwork, values: Mapping[str, Tensor], y: Tensor) -> Tensor:
-            weights = _sample_weights(options.class_weights, y)
-            return loss.per_sample(level.graph, values, y, task) * weights
+            return loss.per_sample(level.graph, values, y, task) * sample_weights(y)
+
+        def sample_weights(y: Tensor) -> Tensor:
+            return _sample_weights(options.class_weights, y)
 
         grouping = groups.find_groups(self.original)
         for place, level in enumerate(levels):
             statistics = {} if place else widest
             values = level.forward(x, True, quantized, kernels, statistics, widest)
-            hard = labelled(level, values, y)
+            hard, weights_of_samples = labelled(level, values, y), sample_weights(y)
             if share is not None:
                 hard = share * hard + (1 - share) * labelled(level, values, y_other)
-            soft = loss.distillation(level.graph, values, teacher, task)
+                others = sample_weights(y_other)
+                weights_of_samples = share * weights_of_samples + (1 - share) * others
+            soft = loss.distillation(level.graph, values, teacher, task) * weights_of_samples
             total = (1 - soft_share) * hard + soft_share * soft
             if options.hints:
                 hidden = level.graph.linear_ops[-1].inputs[0]
@@ -306,17 +312,24 @@ class Trainer:
     def validate(self, quantized: bool) -> _Scores:
         task, losses, scores = self.data.task, [], []
         for level in self.levels:
-            level_loss, level_score, count = 0.0, 0.0, 0
+            level_loss, level_score, count, counted = 0.0, 0.0, 0, 0.0
             for x, y in self.data.validation.batches(256):
                 outputs, batch_loss = level.evaluate(x, y, task, quantized)
                 level_loss += float(batch_loss)
-                level_score += len(x) * loss.score(outputs, y, level.graph, task)
                 count += len(x)
+                weights = np.ones(len(x))
+                if self.options.class_weights is not None:
+                    weights = np.array(self.options.class_weights)[y]
+                total = float(weights.sum())
+                level_score += total * loss.score(outputs, y, level.graph, task, weights)
+                counted += total
             losses.append(level_loss / count)
-            scores.append(level_score / count)
+            scores.append(level_score / counted if counted else 0.0)
         # What they decide must be the same everywhere; the last bit may differ.
         told = self.cluster.from_chief({"losses": np.array(losses), "scores": np.array(scores)})
-        return _Scores(tuple(told["losses"].tolist()), tuple(told["scores"].tolist()), task)
+        return _Scores(
+            tuple(told["losses"].tolist()), tuple(told["scores"].tolist()), task, self.weights
+        )
 
     def _named(self) -> dict[str, Any]:
         """Every variable that decides how training goes on, by a name of its own."""

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from redsc import distribution, ir
-from redsc.data import Data, Task
+from redsc.data import Data, Split, Task
 from redsc.errors import UsageError
-from redsc.tf_network import Tensor, tensorflow
+from redsc.tf_network import Tensor, forward, tensorflow
+
+_BATCH_SIZE = 256
 
 
 def head(graph: ir.Graph) -> tuple[str, type[ir.Op] | None]:
@@ -88,6 +90,14 @@ def per_sample(graph: ir.Graph, values: Mapping[str, Tensor], y: Tensor, task: T
     return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y, tf.int64), logits)
 
 
+def mean(graph: ir.Graph, split: Split, task: Task) -> float:
+    """Of `per_sample`, over a split."""
+    parts = [
+        per_sample(graph, forward(graph, x), y, task).numpy() for x, y in split.batches(_BATCH_SIZE)
+    ]
+    return float(np.mean(np.concatenate(parts)))
+
+
 def _sigmoid_losses(logits: Tensor, y: Tensor) -> Tensor:
     tf = tensorflow()
     classes = logits.shape[1]
@@ -139,9 +149,14 @@ def predictions(outputs: np.ndarray, graph: ir.Graph) -> np.ndarray:
     return (outputs[:, 0] > threshold).astype(np.int64)
 
 
-def accuracy(outputs: np.ndarray, y: np.ndarray, graph: ir.Graph) -> float:
-    """Share of samples whose predicted class is `y`; outputs (samples, *output shape)."""
-    return float(np.mean(predictions(outputs, graph) == y))
+def accuracy(
+    outputs: np.ndarray, y: np.ndarray, graph: ir.Graph, weights: np.ndarray | None = None
+) -> float:
+    """Share of samples whose predicted class is `y`, or of their weights; outputs (samples,
+    *output shape)."""
+    if weights is not None and not weights.any():
+        return 0.0
+    return float(np.average(predictions(outputs, graph) == y, weights=weights))
 
 
 def mean_squared_error(outputs: np.ndarray, y: np.ndarray) -> float:
@@ -149,8 +164,14 @@ def mean_squared_error(outputs: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(difference.astype(np.float64) ** 2))
 
 
-def score(outputs: np.ndarray, y: np.ndarray, graph: ir.Graph, task: Task) -> float:
+def score(
+    outputs: np.ndarray,
+    y: np.ndarray,
+    graph: ir.Graph,
+    task: Task,
+    weights: np.ndarray | None = None,
+) -> float:
     """`accuracy` of a classifier, `mean_squared_error` of anything else."""
     if task == "classification":
-        return accuracy(outputs, y, graph)
+        return accuracy(outputs, y, graph, weights)
     return mean_squared_error(outputs, y)

@@ -332,8 +332,19 @@ def test_class_weights_and_hints_change_what_is_learnt():
         )  # fmt: skip
         return loss.predictions(predict(full, dataset.train.x), full)
 
+    # They count for what the teacher says, too, which may be all that is learnt from.
+    weighted = (0.1, 1.45, 1.45)
+    taught, plain = (
+        finetune.finetune(
+            graph, grouping, widths, dataset,
+            Options(epochs=1, distillation=1.0, batch_size=16, class_weights=weights),
+        )
+        for weights in (weighted, None)
+    )  # fmt: skip
+    kernels = [level[0].linear_ops[0].kernel for level in (taught, plain)]
+    assert not np.array_equal(*kernels)
     heavy = predicted(class_weights=(2.8, 0.1, 0.1))
-    light = predicted(class_weights=(0.1, 1.45, 1.45))
+    light = predicted(class_weights=weighted)
     assert np.mean(heavy == 0) > np.mean(light == 0) + 0.2
     levels = [
         finetune.finetune(

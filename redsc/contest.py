@@ -72,6 +72,32 @@ def losses(
     return found
 
 
+def untrained_losses(
+    graph: ir.Graph,
+    grouping: Grouping,
+    nestings: Sequence[Sequence[Widths]],
+    data: Data,
+    options: Options,
+    cluster: Cluster,
+) -> np.ndarray:
+    """As `losses`, of levels that stay untrained: batch-norm is re-estimated alone."""
+    x, _ = data.train.sample(finetune.NORM_SAMPLES, options.seed)
+    found = np.array(
+        [
+            [
+                loss.mean(level, data.validation, data.task)
+                for level in finetune.untrained(
+                    graph, grouping, [*nesting, grouping.full_widths], x, options.tables
+                )[:-1]
+            ]
+            for nesting in nestings
+        ]
+    )
+    found = cluster.from_chief({"losses": found})["losses"]
+    least = loss.negligible(data.validation.y, data.task)
+    return np.log(np.maximum(found, least)).mean(axis=1)
+
+
 def _compare(
     trainer: finetune.Trainer,
     nestings: int,

@@ -104,14 +104,17 @@ def training_facts(how: recipe.Training, found: widths.Found) -> dict[str, Any]:
     options, train = how.options, how.data.train
     probed = found.objective == "probes"
     compared = any(candidate.log_loss is not None for candidate in found.candidates)
+    trained = options.epochs != 0
     names = (
         "epochs", "batch_size", "learning_rate", "distillation", "teacher", "mixing", "hints",
         "int8_from",
     )  # fmt: skip
-    return {name: getattr(options, name) for name in names} | {
+    used = {name: getattr(options, name) if trained else None for name in names}
+    return used | {
+        "epochs": options.epochs,
         "steps": recipe.steps(options, train),
         "random_width_steps": supernet.steps(options, train) if probed else 0,
-        "comparing_steps": contest.steps(options, train) if compared else 0,
+        "comparing_steps": contest.steps(options, train) if compared and trained else 0,
     }
 
 

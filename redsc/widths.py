@@ -22,6 +22,8 @@ from redsc.search import Fixed, Objective, Order
 
 log = logging.getLogger("redsc")
 
+_UNTRAINED: tuple[objective.Name, ...] = ("harmonic", "importance", "uniform")
+
 _LEAST_OF_UNIFORM = (0.85, 0.7)
 """How far below its uniform width probes may send a group; each is tried."""
 
@@ -41,7 +43,7 @@ class Found:
     them."""
 
     nesting: Nesting
-    objective: objective.Name
+    objective: str
     candidates: tuple[Candidate, ...]
 
     @property
@@ -80,7 +82,8 @@ def find(
                 "measured: the search takes --objective harmonic; check the scale of the data"
             )
     progress.stage("search widths")
-    objectives = probed or {name: _unmeasured(name, graph, grouping, scores)}
+    names = _UNTRAINED if training is not None and _ranks_untrained(options) else (name,)
+    objectives = probed or {str(each): _unmeasured(each, graph, grouping, scores) for each in names}
     candidates = _searched(options, graph, grouping, objectives)
     if training is not None:
         candidates = [_agreed(training.cluster, grouping, each) for each in candidates]
@@ -89,19 +92,28 @@ def find(
         progress.stage("compare widths")
         candidates = _compared(candidates, graph, grouping, training, progress, warnings)
     # Without losses the first one wins.
-    best = min(candidates, key=lambda candidate: candidate.log_loss or 0.0).nesting
-    warnings += best.warnings
-    return Found(best, name, tuple(candidates))
+    best = min(candidates, key=lambda candidate: candidate.log_loss or 0.0)
+    warnings += best.nesting.warnings
+    return Found(best.nesting, name if probed else best.name, tuple(candidates))
 
 
 def _objective_name(options: CompileOptions) -> objective.Name:
     """The objective asked for, or the best that can be had; the full network needs none."""
+    measured = options.data is not None and options.epochs != 0 and not _full_alone(options)
+    return options.objective or ("probes" if measured else "harmonic")
+
+
+def _full_alone(options: CompileOptions) -> bool:
     limits = (
         options.max_macs, options.max_latency_ms, options.max_ram_bytes, options.max_flash_bytes
     )  # fmt: skip
-    full_alone = options.levels == (100.0,) and limits == (None,) * len(limits)
-    measured = options.data is not None and options.epochs != 0 and not full_alone
-    return options.objective or ("probes" if measured else "harmonic")
+    return options.levels == (100.0,) and limits == (None,) * len(limits)
+
+
+def _ranks_untrained(options: CompileOptions) -> bool:
+    """Whether validation data choose between objectives that need no training."""
+    left_open = options.objective is None and options.order != "joint"
+    return left_open and options.epochs == 0 and not _full_alone(options)
 
 
 def _unmeasured(
@@ -128,8 +140,6 @@ def _probed(
         return {}
     harmonic = Fixed(objective.harmonic(grouping))
     found: dict[str, Objective] = {"harmonic": harmonic}
-    # One program of all levels knows no floors.
-    floors = _LEAST_OF_UNIFORM if order != "joint" else _LEAST_OF_UNIFORM[:1]
     # Training samples: less noise; validation samples: they may be of another kind.
     for kind, split in (
         ("training", training.data.train),
@@ -137,10 +147,13 @@ def _probed(
     ):
         measure = supernet.measure(network, training.data, split, how.seed, training.cluster)
         probes = objective.Probes(grouping, measure, how.seed)
-        for least in floors:
+        if order == "joint":  # one program of all levels knows no floors
+            found[f"probes of {kind} loss"] = probes
+            continue
+        for least in _LEAST_OF_UNIFORM:
             origin = f"probes of {kind} loss, at least {least:g} of uniform"
             found[origin] = replace(probes, least_of_uniform=least)
-    return found if order == "joint" else found | {"uniform": replace(harmonic, uniform_alone=True)}
+    return found | {"uniform": replace(harmonic, uniform_alone=True)}
 
 
 def _searched(
@@ -154,8 +167,10 @@ def _searched(
     candidates: list[Candidate] = []
     errors: list[InfeasibleError] = []
     for origin, goal in objectives.items():
+        # No program is solved for uniform widths.
+        how = replace(options, order=None) if goal.uniform_alone else options
         try:
-            candidates.append(Candidate(origin, _search(options, graph, grouping, goal)))
+            candidates.append(Candidate(origin, _search(how, graph, grouping, goal)))
         except InfeasibleError as error:
             log.info("widths of %s: %s", origin, error)
             errors.append(error)
@@ -252,10 +267,16 @@ def _compared(
     # What levels share is compared too, unless --max-flash-bytes decided it for each nesting.
     kinds = {candidate.nesting.tables for candidate in candidates}
     tables = kinds.pop() if len(kinds) == 1 else "per-level"
-    losses = contest.losses(
-        graph, grouping, narrow, training.data, replace(training.options, tables=tables),
-        training.cluster, progress.step, training.checkpoints,
-    )  # fmt: skip
+    how = replace(training.options, tables=tables)
+    if how.epochs == 0:
+        losses = contest.untrained_losses(
+            graph, grouping, narrow, training.data, how, training.cluster
+        )
+    else:
+        losses = contest.losses(
+            graph, grouping, narrow, training.data, how,
+            training.cluster, progress.step, training.checkpoints,
+        )  # fmt: skip
     if not np.isfinite(losses).all():
         warnings.append(
             "training that compares widths diverged (a loss was not finite): the search's "

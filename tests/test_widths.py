@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,13 +32,13 @@ GROUPING = groups.find_groups(GRAPH)
 DATA = Path("data.npz")
 
 
-def find(tmp_path: Path, **options) -> tuple[widths.Found, list[str], recipe.Training]:
+def find(tmp_path: Path, **options: Any) -> tuple[widths.Found, list[str], recipe.Training]:
     settings = CompileOptions(
         Path("model.h5"), tmp_path / "build", data=DATA,
         **{"min_width": 1, "channel_step": 1, **options},
     )  # fmt: skip
     dataset = task_data(GRAPH.input.shape)
-    how = recipe.suited(recipe.Options(epochs=1), GRAPH, dataset)
+    how = recipe.suited(recipe.Options(epochs=options.get("epochs", 1)), GRAPH, dataset)
     training = recipe.Training(dataset, how, distribution.connect("one-device"), tmp_path)
     scores = importance.score("magnitude", GRAPH, None, 0)
     warnings: list[str] = []
@@ -124,3 +125,23 @@ def test_tables_make_a_nesting_another_one(tmp_path: Path) -> None:
     )
     again = replace(candidate, name="again")
     assert widths._different([candidate, again, shared]) == [candidate, shared]
+
+
+@pytest.mark.slow
+def test_without_training_validation_data_choose_between_objectives(tmp_path: Path) -> None:
+    found, _, training = find(tmp_path, levels=(25.0, 50.0, 100.0), epochs=0)
+    losses = {candidate.name: candidate.log_loss for candidate in found.candidates}
+    assert losses.keys() <= {"harmonic", "importance", "uniform"}
+    assert len(losses) >= 2
+    assert all(loss is not None for loss in losses.values())
+    assert losses[found.objective] == min(losses.values())  # type: ignore[type-var]
+    facts = measure.training_facts(training, found)
+    assert (facts["epochs"], facts["comparing_steps"], facts["mixing"]) == (0, 0, None)
+
+
+@pytest.mark.slow
+def test_one_program_for_all_levels_is_compared_with_uniform_widths(tmp_path: Path) -> None:
+    found, _, _ = find(tmp_path, levels=(25.0, 50.0, 100.0), order="joint")
+    names = [candidate.name for candidate in found.candidates]
+    assert "uniform" in names
+    assert not any("at least" in name for name in names)

@@ -73,6 +73,12 @@ def read(path: Path, network: Network, seed: int) -> dict[str, Source]:
     return {name: _source(dataset, loader, every, network) for name, dataset in datasets.items()}
 
 
+def names(path: Path, network: Network) -> tuple[str, ...]:
+    """Of the classes 0, 1, …"""
+    folder = next(iter(_splits(path, network).values()))
+    return tuple(one.name for one in _folders(folder))
+
+
 def _check_classes(files: Mapping[str, Files], network: Network) -> None:
     first = next(iter(files))
     for name, found in files.items():

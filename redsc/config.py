@@ -83,6 +83,32 @@ class CompileOptions:
     strict: bool = False
 
 
+_TRAINING = (
+    "batch_size", "learning_rate", "distillation", "teacher", "mixing", "hints", "int8_from",
+    "all_levels", "loss_weights", "class_weights",
+)  # fmt: skip
+
+
+def idle(options: CompileOptions) -> list[str]:
+    """Warnings of options that were given and do nothing beside the others."""
+    ignored: dict[str, tuple[str, ...]] = {}
+    if options.data is None:
+        training = (*_TRAINING, "strategy", *(("epochs",) if options.epochs else ()))
+        ignored["without --data: nothing is trained"] = training
+    else:
+        ignored["with --data, whose range counts"] = ("input_range",)
+        if options.epochs == 0 and options.objective != "probes":
+            ignored["with --epochs 0: nothing is trained"] = _TRAINING
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    warnings = []
+    for why, names in ignored.items():
+        given = [name for name in names if getattr(options, name) != defaults[name]]
+        if given:
+            listed = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            warnings.append(f"{listed} {'do' if len(given) > 1 else 'does'} nothing {why}")
+    return warnings
+
+
 def parse_levels(text: str) -> tuple[float, ...]:
     """'25,50,75,100' as rising percentages in (0, 100]."""
     try:

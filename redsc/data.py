@@ -72,13 +72,15 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """`test` is None when the user gave none: accuracy is then not measured."""
+    """`test` is None when the user gave none: accuracy is then not measured. class_names: of class
+    0, 1, …, where the data say them."""
 
     task: Task
     train: Split
     validation: Split
     test: Split | None
     warnings: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | None = None
 
 
 def load(
@@ -104,7 +106,16 @@ def load(
         splits = _from_sources(given, network)
     else:
         splits = _from_arrays(given, network, seed)
-    return _complete(splits, network, seed, batch_size)
+    names = _class_names(network) if splits.task == "classification" else None
+    return replace(_complete(splits, network, seed, batch_size), class_names=names)
+
+
+def _class_names(network: Network) -> tuple[str, ...] | None:
+    """Of class folders and of published sets; an npz and a function have numbers alone."""
+    spec = network.source
+    if datasets.names_reader(spec):
+        return datasets.class_names(spec)
+    return class_folders.names(Path(spec), network) if Path(spec).is_dir() else None
 
 
 def _read(network: Network, seed: int) -> Mapping[str, Any]:

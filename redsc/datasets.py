@@ -182,6 +182,19 @@ READERS = {
 }
 
 
+CLASS_NAMES = {
+    "speech-commands": speech_commands.CLASSES,
+    "fashion-mnist": CLOTHES,
+    "cifar-10": OBJECTS,
+    "visual-wake-words": PEOPLE,
+}
+
+
+def class_names(spec: str) -> tuple[str, ...]:
+    """Of the classes 0, 1, … of a published data set."""
+    return CLASS_NAMES[spec.partition(":")[0]]
+
+
 def names_reader(spec: str) -> bool:
     """Whether `spec` is NAME:PATH of a published data set."""
     name, colon, _ = spec.partition(":")

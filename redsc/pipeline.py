@@ -22,6 +22,7 @@ from redsc import (
     checkpoint,
     class_plots,
     classification,
+    config,
     data,
     distribution,
     finetune,
@@ -89,7 +90,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     graph = original = passes.lower(model.graph)
     grouping = groups.find_groups(graph)
     log.info("%s: %d ops, %d groups of units", model.format, len(graph.ops), len(grouping.free))
-    warnings = list(model.warnings)
+    warnings = [*config.idle(options), *model.warnings]
 
     progress.stage("gather inputs")
     dataset = _load_data(options, graph, warnings)
@@ -99,13 +100,18 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         warnings.append(samples.description)
     _refuse_warnings(options, warnings)
     faithful = _check_faithful(options, model, graph, samples)
+    if dataset is not None:
+        warnings += quality.doubts(graph, dataset)
+        _refuse_warnings(options, warnings)
 
     progress.stage("rank units")
     importance_facts, scores = _importance(options, graph, dataset, cluster)
     ranking = importance.rank(graph, grouping, scores)
     graph, scores = importance.reorder(graph, grouping, scores)
 
-    checkpoints = checkpoint.folder(options, model.sha256)
+    checkpoints = checkpoint.folder(
+        dataclasses.replace(options, output=Path(), verify=True, strict=False), model.sha256
+    )
     training = _training(options, graph, dataset, cluster, checkpoints)
     searched = widths.find(options, graph, grouping, scores, training, progress, warnings)
     found = searched.nesting

@@ -5,6 +5,7 @@ int8 figures are of the real int8 arithmetic, never of simulated quantisation.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,13 @@ EVALUATION_BATCH = 128
 """Samples that a core of the host runs at once, at every level: seconds even of large networks."""
 
 
+_DOUBTED_SAMPLES = 512
+_KNOWN = 0.95
+"""A network that is right so often is not doubted, whatever classes there are."""
+
+_NAMED_CLASSES = 4
+"""Class names that a warning lists."""
+
 LEAST_SQNR_DB = 10.0
 """Signal to quantisation noise below which the widest level's int8 outputs are worth a warning."""
 
@@ -68,7 +76,6 @@ def evaluate(
     dataset: data.Data | None,
     samples: Samples,
     progress: Progress,
-    class_names: Sequence[str] | None = None,
 ) -> Quality:
     """Fidelity to the level's own float network, and what the test split says, per level.
 
@@ -76,7 +83,7 @@ def evaluate(
 
     int8 outputs come from the host's proven kernels, else from the interpreter; without either
     they are not measured. Anything but a classifier has mean_squared_error instead of accuracy.
-    class_names: of class 0, 1, …; without them they are called by number.
+    Classes whose names the data do not say are called by number.
     """
     test = None if dataset is None else dataset.test
     x = samples.x if test is None else test.x
@@ -104,12 +111,14 @@ def evaluate(
             level.update({f"{name}_{kind}": fact for name, fact in facts.items()})
             confusion.setdefault(kind, []).append(matrix)
     shared: dict[str, Any] = {
-        "classes": _class_facts(confusion["float"][0], class_names) if confusion else None,
+        "classes": None,
         "agreement": _agreement(network, dataset, int8),
         "original": {"accuracy": None, "mean_squared_error": None},
     }
     predictions: dict[str, np.ndarray] = {}
     if dataset is not None and test is not None:
+        if confusion:
+            shared["classes"] = _class_facts(confusion["float"][0], dataset.class_names)
         given = tf_network.predict(original, x)
         name = "accuracy" if dataset.task == "classification" else "mean_squared_error"
         shared["original"][name] = loss.score(given, test.y, original, dataset.task)
@@ -224,6 +233,27 @@ def _int8_outputs(
             batches = [x[i : i + EVALUATION_BATCH] for i in range(start, stop, EVALUATION_BATCH)]
             parts += pool.map(run, [batch for batch in batches if len(batch)])
     return [np.concatenate(level) for level in zip(*parts, strict=True)]
+
+
+def doubts(graph: ir.Graph, dataset: data.Data) -> list[str]:
+    """Tells of a classifier that knows no more of the training data than how often each class
+    comes: its classes are numbered otherwise, its values in another unit, or it was not trained."""
+    if dataset.task != "classification":
+        return []
+    x, y = dataset.train.sample(_DOUBTED_SAMPLES, seed=0)
+    right = loss.accuracy(tf_network.predict(graph, x), y, graph)
+    chance = float(np.bincount(y).max()) / len(y)
+    if right > min(chance + 2 * math.sqrt(chance * (1 - chance) / len(y)), _KNOWN):
+        return []
+    names = dataset.class_names or ()
+    numbered = ", ".join(f"{number} {name}" for number, name in enumerate(names[:_NAMED_CLASSES]))
+    more = ", …" if len(names) > _NAMED_CLASSES else ""
+    numbering = f" (here: {numbered}{more})" if names else ""
+    return [
+        f"the network as given recognises {right:.1%} of {len(y)} training samples, and one class "
+        f"alone is {chance:.1%} of them: are the classes numbered as when it was trained"
+        f"{numbering}, and the values in its own units (here {x.min():.6g} … {x.max():.6g})?"
+    ]
 
 
 def fidelity_warnings(levels: Sequence[Mapping[str, Any]]) -> list[str]:

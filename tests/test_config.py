@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,3 +140,22 @@ def test_importance_may_be_chosen(method: str, data: str | None) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         config.read(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("given", "warning"),
+    [
+        ({"hints": 3.0, "epochs": 5}, "--hints, --epochs do nothing without --data: nothing"),
+        ({"epochs": 0}, None),
+        ({"strategy": "mirrored"}, "--strategy does nothing without --data"),
+        ({"data": "d.npz", "epochs": 0, "mixing": False}, "--mixing does nothing with --epochs 0"),
+        ({"data": "d.npz", "epochs": 0, "objective": "probes", "batch_size": 8}, None),
+        ({"data": "d.npz", "mixing": True, "class_weights": "balanced"}, None),
+        ({"data": "d.npz", "input_range": (0.0, 1.0)}, "--input-range does nothing with --data"),
+        ({"input_range": (0.0, 1.0)}, None),
+    ],
+)
+def test_options_that_do_nothing_are_told(given: dict[str, Any], warning: str | None) -> None:
+    warnings = config.idle(config.CompileOptions(Path("m.h5"), **given))
+    assert len(warnings) == (warning is not None)
+    assert all(warning in text for text in warnings if warning)

@@ -27,6 +27,7 @@ from redsc import (
     verify,
 )
 from redsc.progress import Progress
+from tests import graphs
 
 
 def test_fidelity_is_signal_over_error_and_equal_classes():
@@ -173,3 +174,23 @@ def drawn(shown: dict[str, Any]) -> str:
     stream = io.StringIO()
     report._draw_classes(shown, Console(file=stream, width=100))
     return stream.getvalue()
+
+
+def test_a_network_that_does_not_know_the_data_is_doubted() -> None:
+    graph = graphs.ds_cnn(8, 1, (8, 6, 1), 3)
+    x = np.random.default_rng(0).normal(0, 10, (300, 8, 6, 1)).astype(np.float32)
+    right = loss.predictions(tf_network.predict(graph, x), graph)
+    wrong = (right + 1) % 3
+
+    def doubts(y: np.ndarray, names: tuple[str, ...] | None = None) -> list[str]:
+        split = data.Split(x, y)
+        dataset = data.Data("classification", split, split, None, class_names=names)
+        return quality.doubts(graph, dataset)
+
+    assert doubts(right) == []
+    (text,) = doubts(wrong)
+    assert "recognises 0.0% of 300 training samples" in text
+    (text,) = doubts(wrong, ("cat", "dog", "owl"))
+    assert "(here: 0 cat, 1 dog, 2 owl)" in text
+    split = data.Split(x, x[:, 0, 0])
+    assert quality.doubts(graph, data.Data("regression", split, split, None)) == []

@@ -155,7 +155,10 @@ def parse_weights(text: str) -> tuple[float, ...]:
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"weights: {text!r} is not a list of numbers") from None
+        raise UsageError(
+            f"loss-weights and class-weights: {text!r} is not a list of numbers; write for example "
+            "1,1,2,4"
+        ) from None
     if not all(0 <= value < math.inf for value in values) or not any(values):
         raise UsageError(f"weights: {text!r}: each must be at least 0, and one above 0")
     return values

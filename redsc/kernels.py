@@ -18,7 +18,7 @@ from redsc.groups import Axis, find_groups
 TILE_BYTES = 9216
 """Packed pixels a convolution keeps in scratch while it goes through its channels."""
 
-MAX_TILE_PIXELS = 32
+MAX_TILE_PIXELS = 16
 """Reading each weight once per 16 pixels costs about 4 % more than once per image."""
 
 STRIP_BYTES = 4096

@@ -207,7 +207,10 @@ def _draw(report: Json, console: Any) -> None:
 
 
 def _proof(search: Json) -> str:
-    proof = "proven optimal" if search["proven_optimal"] else f"gap {search['gap']:.2%}"
+    if search["objective"] == "uniform":
+        proof = "uniform widths, nothing to prove"
+    else:
+        proof = "proven optimal" if search["proven_optimal"] else f"gap {search['gap']:.2%}"
     compared = search.get("candidates", [])  # reports of earlier versions have none
     if len(compared) < 2:
         return proof

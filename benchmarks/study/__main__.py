@@ -121,9 +121,14 @@ def _claim(folder: Path, candidates):
 def paper(arguments: argparse.Namespace) -> None:
     import paper
 
-    paper.repeat(
-        arguments.spec, arguments.network, arguments.steps, arguments.epochs, arguments.folder
-    )
+    from redsc.errors import RedscError
+
+    try:
+        paper.repeat(
+            arguments.spec, arguments.network, arguments.steps, arguments.epochs, arguments.folder
+        )
+    except RedscError as error:
+        sys.exit(f"study: {error}")
 
 
 def main() -> None:

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jobs import FASHION, INDEX, METHODS, PERCENTS, SCRATCH, SPEAKERS, UNMIXED, all_jobs
+from jobs import (
+    FASHION,
+    INDEX,
+    METHODS,
+    PERCENTS,
+    SCRATCH,
+    SHORT,
+    SHORT_EPOCHS,
+    SPEAKERS,
+    UNMIXED,
+    all_jobs,
+)
 from work import read_results
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -50,11 +61,11 @@ def _sections(done: Sequence[Result]) -> Iterable[str]:
             methods = ("redsc", "uniform", SCRATCH)
             yield _table(methods, [_row(chosen, m, _level_accuracy("int8", part)) for m in methods])
             yield _differences(chosen, part)
-    chosen = [r for r in done if r["family"] == "ds_cnn_s" and r["split"] == INDEX]
-    yield "### Ablations, DS-CNN-S, index split, noisy\n"
+    chosen = [r for r in done if r["split"] == SHORT]
+    yield f"### Ablations, DS-CNN-S, Fashion-MNIST, {SHORT_EPOCHS} epochs\n"
     four = [m for m in METHODS if "levels" not in METHODS[m] and m != UNMIXED]
-    yield _table(four, [_row(chosen, m, _level_accuracy("int8", "noisy")) for m in four])
-    yield "### More and fewer levels, DS-CNN-S, index split, noisy\n"
+    yield _table(four, [_row(chosen, m, _level_accuracy("int8", "clean")) for m in four])
+    yield f"### More and fewer levels, DS-CNN-S, Fashion-MNIST, {SHORT_EPOCHS} epochs\n"
     yield _numbers_of_levels(chosen)
     yield f"### Mixing, DS-CNN-S, without {SPEAKERS[0]}\n"
     chosen = [
@@ -86,7 +97,7 @@ def _numbers_of_levels(results: Sequence[Result]) -> str:
         method: options["levels"] for method, options in METHODS.items() if "levels" in options
     }
     percents = sorted({percent for levels in counts.values() for percent in levels})
-    accuracy = _level_accuracy("int8", "noisy")
+    accuracy = _level_accuracy("int8", "clean")
     rows = []
     for method, levels in counts.items():
         of_method = [r for r in results if r["method"] == method]
@@ -137,8 +148,8 @@ def _differences(results: Sequence[Result], part: str) -> str:
         row = []
         for number in range(len(PERCENTS)):
             values = [accuracy(a, number) - accuracy(b, number) for a, b in pairs]
-            error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-            row.append(f"{np.mean(values):+.2f} ± {error:.2f}" if values else "-")
+            error = f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.2f}" if values[1:] else ""
+            row.append(f"{np.mean(values):+.2f}{error}" if values else "-")
         labels.append(f"redsc - {rival}, {len(pairs)} pairs")
         rows.append(row)
     originals = [
@@ -190,7 +201,8 @@ def _plot(done: Sequence[Result], path: Path) -> None:
         for method, colour in COLOURS.items():
             chosen = [
                 r for r in done
-                if r["family"] in DS_CNN and r["split"].startswith(split) and r["method"] == method
+                if r["family"] in DS_CNN and r["split"] != SHORT
+                and r["split"].startswith(split) and r["method"] == method
             ]  # fmt: skip
             if not chosen:
                 continue

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import spoken_digits
 import train
-from jobs import FASHION, INDEX, METHODS, PERCENTS, SCRATCH, Job
+from jobs import FASHION, INDEX, METHODS, PERCENTS, SCRATCH, SHORT, SHORT_EPOCHS, Job
 from networks import FAMILIES
 
 from redsc import data, pipeline
@@ -38,7 +38,7 @@ class Workshop:
 
     def dataset(self, split: str) -> str:
         """What to give to --data; validation and test recordings clean, then again with noise."""
-        if split == FASHION:
+        if split in (FASHION, SHORT):
             return f"{FASHION}:{self.fashion}"
         path = self.folder / f"{split}.npz"
         with _only_once(path) as missing:
@@ -55,11 +55,12 @@ class Workshop:
         return str(path)
 
     def load(self, split: str, seed: int) -> data.Data:
-        shape = (28, 28, 1) if split == FASHION else (49, 10, 1)
+        shape = (28, 28, 1) if split in (FASHION, SHORT) else (49, 10, 1)
         return data.load(self.dataset(split), shape, (CLASSES,), seed)
 
     def base(self, family: str, split: str, seed: int) -> Path:
         """The trained full network that all methods start from."""
+        split = FASHION if split == SHORT else split
         path = self.folder / f"{family}-{split}-{seed}.h5"
         with _only_once(path) as missing:
             if missing:
@@ -131,7 +132,10 @@ def run(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[str, Any]:
         result = _from_scratch(workshop, job, done)
     else:
         base = workshop.base(job.family, job.split, job.seed)
-        result = workshop.compiled(base, job.split, job.seed, **METHODS[job.method])
+        options = dict(METHODS[job.method])
+        if job.split == SHORT:
+            options["epochs"] = SHORT_EPOCHS
+        result = workshop.compiled(base, job.split, job.seed, **options)
     return {
         "key": job.key, **dataclasses.asdict(job), **result,
         "job_seconds": round(time.monotonic() - started, 1),
@@ -156,7 +160,7 @@ def _from_scratch(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[st
 
 def _accuracies(split: str, predicted: np.ndarray, true: np.ndarray) -> Iterator[tuple[str, float]]:
     """Of the clean samples and, of speech, the noisy ones, which follow them."""
-    clean = len(true) if split == FASHION else math.ceil(len(true) / 2)
+    clean = len(true) if split in (FASHION, SHORT) else math.ceil(len(true) / 2)
     parts = {"clean": slice(None, clean), "noisy": slice(clean, None)}
     for part, chosen in parts.items():
         if len(true[chosen]):

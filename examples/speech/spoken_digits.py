@@ -51,9 +51,13 @@ class Recordings:
 
 def read(folder: Path) -> Recordings:
     """All recordings of a folder of digit_speaker_index.wav, in order of their names."""
-    paths = sorted(folder.glob("[0-9]_*_*.wav"))
+    inside = folder / "recordings"  # where the data set's archive has them
+    paths = sorted((inside if inside.is_dir() else folder).glob("[0-9]_*_*.wav"))
     if not paths:
-        raise SystemExit(f"{folder}: no files like 3_theo_7.wav")
+        raise SystemExit(
+            f"{folder}: no files like 3_theo_7.wav; give the folder recordings of the Free Spoken "
+            "Digit Dataset"
+        )
     names = [path.stem.split("_") for path in paths]
     return Recordings(
         clips=np.stack([_clip(path) for path in paths]),

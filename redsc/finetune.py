@@ -171,7 +171,8 @@ class _Scores:
 
 
 class Trainer:
-    """Variables, optimizer and compiled steps of one training run.
+    """Variables, optimizer and compiled steps of one training run. outgrown: whether the widest
+    level is better than the original network, which then teaches it no more.
 
     graph: its units in order of importance. untrained: the levels that training starts from, the
     widest last, whose kernels the others' are slices of. steps: of the whole training, which are
@@ -213,7 +214,9 @@ class Trainer:
                 steps or self.epochs * self.batches.steps,
                 options.warmup_steps,
             )
-        self._compiled: dict[tuple[tuple[int, ...], bool], Any] = {}
+        self.outgrown = False
+        self._original_loss: float | None = None
+        self._compiled: dict[tuple[tuple[int, ...], bool, bool], Any] = {}
 
     def _trainable(self, levels: Sequence[LevelNetwork]) -> list[Any]:
         return [*self.kernels.variables, *(v for level in levels for v in level.trainable)]
@@ -242,7 +245,7 @@ class Trainer:
         return self._step(chosen, quantized)(samples)
 
     def _step(self, chosen: tuple[int, ...], quantized: bool) -> Any:
-        key = (chosen, quantized)
+        key = (chosen, quantized, self.outgrown)
         if key not in self._compiled:
             levels = [self.levels[number] for number in chosen]
             self._compiled[key] = self.descent.compile(
@@ -261,8 +264,8 @@ class Trainer:
     ) -> Tensor:
         """Weighted mean over levels, widest first, of loss on labels and distance from the teacher.
 
-        The original network teaches the widest level, and that one, or itself, the others. Of
-        mixed samples y is the target of a share, y_other that of the rest.
+        The original network teaches the widest level, until that has outgrown it, and that one, or
+        itself, the others. Of mixed samples y is the target of a share, y_other that of the rest.
         """
         tf, task, options = tensorflow(), self.data.task, self.options
         soft_share = options.distillation
@@ -287,7 +290,9 @@ class Trainer:
                 others = sample_weights(y_other)
                 weights_of_samples = share * weights_of_samples + (1 - share) * others
             soft = loss.distillation(level.graph, values, teacher, task) * weights_of_samples
-            total = (1 - soft_share) * hard + soft_share * soft
+            own_teacher = place == 0 and options.teacher == "full"
+            share_of_teacher = 0.0 if own_teacher and self.outgrown else soft_share
+            total = (1 - share_of_teacher) * hard + share_of_teacher * soft
             if options.hints:
                 hidden = level.graph.linear_ops[-1].inputs[0]
                 theirs = tf.gather(teacher[hidden], level.index_in(grouping, hidden), axis=-1)
@@ -330,6 +335,13 @@ class Trainer:
         return _Scores(
             tuple(told["losses"].tolist()), tuple(told["scores"].tolist()), task, self.weights
         )
+
+    def compare_with_teacher(self, scores: _Scores) -> None:
+        """Lets the widest level learn from labels alone once it is better than the original."""
+        if self._original_loss is None:
+            self._original_loss = loss.mean(self.original, self.data.validation, self.data.task)
+        agreed = self.cluster.from_chief({"loss": np.array(self._original_loss)})
+        self.outgrown = scores.losses[-1] < float(agreed["loss"])
 
     def _named(self) -> dict[str, Any]:
         """Every variable that decides how training goes on, by a name of its own."""
@@ -383,7 +395,9 @@ class _Run:
     best_epoch: int = 0
 
     def save(self, file: Path, trainer: Trainer) -> None:
-        numbers = [self.epoch, self.quantized, *self.best_key, self.best_epoch]
+        numbers = [
+            self.epoch, self.quantized, *self.best_key, self.best_epoch, trainer.outgrown
+        ]  # fmt: skip
         arrays = {"run": np.array(numbers, np.float64)}
         arrays |= {f"now/{name}": value for name, value in trainer.state().items()}
         # Always there, so that its shapes are known wherever a checkpoint is sent.
@@ -395,12 +409,13 @@ class _Run:
     def resume(cls, file: Path, trainer: Trainer) -> _Run:
         """Where the chief's checkpoint, if there is one, left off; the trainer is put there."""
         state = trainer.state()
-        like: Arrays = {"run": np.zeros(5)}
+        like: Arrays = {"run": np.zeros(6)}
         like |= {f"{part}/{name}": v for part in ("now", "best") for name, v in state.items()}
         arrays = checkpoint.load_chiefs(file, like, trainer.cluster)
         if arrays is None:
             return cls()
-        epoch, quantized, score, negative_loss, best_epoch = arrays["run"].tolist()
+        epoch, quantized, score, negative_loss, best_epoch, outgrown = arrays["run"].tolist()
+        trainer.outgrown = bool(outgrown)
         log.warning("training goes on after epoch %d of %d", epoch, trainer.epochs)
         trainer.restore({name: arrays[f"now/{name}"] for name in state})
         trainer.batches.skip(int(epoch) * trainer.batches.steps)
@@ -427,6 +442,7 @@ def _train(
             warnings.append(_divergence(run.epoch, trainer.epochs, run.best is not None))
             break
         run.epoch += 1
+        trainer.compare_with_teacher(scores)
         progress(run.epoch, trainer.epochs, f"loss {mean_loss:.4g}, {scores}")
         if scores.key > run.best_key:
             run.best, run.best_key, run.best_epoch = trainer.state(), scores.key, run.epoch

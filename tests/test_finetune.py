@@ -1,6 +1,7 @@
 """Training of all levels over shared kernels."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -361,6 +362,37 @@ def test_class_weights_and_hints_change_what_is_learnt():
 
     plain, hinted = (distance(trained[0]) for trained in levels)
     assert hinted < plain
+
+
+@pytest.mark.slow
+def test_the_widest_level_learns_from_labels_alone_once_it_is_better_than_its_teacher(tmp_path):
+    graph = depthwise()
+    grouping, widths = level_widths(graph)
+    dataset = task_data(graph.input.shape)
+    # All from the teacher, so that nothing is learnt without one.
+    given = Options(
+        epochs=2, batch_size=16, mixing=False, teacher="full", distillation=1.0, warmup_steps=0
+    )
+    options = recipe.suited(given, graph, dataset)
+    cluster = distribution.connect("one-device")
+
+    def kernel_after_an_epoch(loss_of_widest: float, file: Path | None = None) -> np.ndarray:
+        trainer = finetune.Trainer(graph, grouping, widths, dataset, options, cluster)
+        trainer.measure()
+        scores = trainer.validate(quantized=False)
+        losses = (*scores.losses[:-1], loss_of_widest)
+        trainer.compare_with_teacher(replace(scores, losses=losses))
+        assert trainer.outgrown == (loss_of_widest == 0)
+        if file is not None:  # what is known of that is known again after an interruption
+            finetune._Run(epoch=0).save(file, trainer)
+            trainer.outgrown = False
+            finetune._Run.resume(file, trainer)
+        trainer.run_epoch(0, False)
+        return trainer.graphs()[-1].linear_ops[0].kernel
+
+    taught, alone = kernel_after_an_epoch(1e9), kernel_after_an_epoch(0.0)
+    assert not np.allclose(taught, alone, atol=1e-4)
+    assert np.array_equal(kernel_after_an_epoch(0.0, tmp_path / "run.npz"), alone)
 
 
 def test_weights_that_are_not_one_per_level_are_refused():

@@ -13,6 +13,7 @@ from redsc.tf_network import tensorflow
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "speech"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "study"))
 
+import bars
 import jobs
 import networks
 import paper
@@ -23,13 +24,16 @@ STUDY = Path(jobs.__file__).parent
 
 def result(method: str, seed: int, accuracies: list[float], split: str = "index") -> dict:
     levels = [
-        {f"{kind}_{part}": accuracy for kind in ("float", "int8") for part in tables.PARTS}
-        for accuracy in accuracies
+        {
+            "macs_percent": 100 * (number + 1) / len(accuracies),
+            **{f"{kind}_{part}": a for kind in ("float", "int8") for part in tables.PARTS},
+        }
+        for number, a in enumerate(accuracies)
     ]
     original = {"clean": 0.9, "noisy": 0.8}
     return {
         "family": "ds_cnn_s", "split": split, "seed": seed, "method": method,
-        "levels": levels, "original": original,
+        "levels": levels, "original": original, "search_seconds": 1.0,
     }  # fmt: skip
 
 
@@ -69,6 +73,21 @@ def test_levels_of_any_number_stand_at_their_percentages():
     short = [{**result, "split": jobs.SHORT} for result in results]
     everything = "\n".join(tables._sections(short))
     assert "61.00" in everything
+
+
+def test_aims_are_reached_or_not():
+    results = [
+        result("redsc", 0, [0.80, 0.90, 0.91, 0.95]),
+        result("uniform", 0, [0.79, 0.89, 0.91, 0.95]),
+        result("scratch", 0, [0.805, 0.91, 0.91, 0.95]),
+    ]
+    text = bars.table(results)
+    assert "| +1.00, +1.00 | yes |" in text  # clean and noisy
+    assert "below -0.5 against uniform widths | +0.00, +0.00 | yes |" in text
+    assert "at 50, 75 and 100 % | -1.00, -1.00 | no |" in text
+    assert "at least -1 at 25 % | -0.50, -0.50 | yes |" in text
+    assert "100.0 … 100.0 % | yes |" in text
+    assert "yes" not in bars.table([])
 
 
 def test_rows_are_means_over_seeds_of_means_over_splits():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import bars
 import numpy as np
 from jobs import (
     FASHION,
@@ -24,8 +25,7 @@ from work import read_results
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BEGIN, END = "<!-- study: begin -->\n", "<!-- study: end -->\n"
-PARTS = ("clean", "noisy")
-DS_CNN = ("ds_cnn_s", "ds_cnn_s_images")
+PARTS, DS_CNN = bars.PARTS, bars.DS_CNN
 COLOURS = {"redsc": "#1b3a5c", "uniform": "#e07b39", SCRATCH: "#6fbcb0"}
 
 Result = Mapping[str, Any]
@@ -48,13 +48,9 @@ def _sections(done: Sequence[Result]) -> Iterable[str]:
     total = sum(1 for _ in all_jobs())
     yield f"{len(done)} of the study's {total} jobs are done.\n"
     yield "![int8 accuracy against MACs, by split and method](img/study.png)\n"
-    speakers = [f"without-{speaker}" for speaker in SPEAKERS]
-    compared = (
-        ("all six speakers left out in turn", speakers, PARTS),
-        ("index split", [INDEX], PARTS),
-        ("Fashion-MNIST", [FASHION], PARTS[:1]),
-    )
-    for title, splits, parts in compared:
+    yield "### What was aimed for, DS-CNN-S, int8\n"
+    yield bars.table(done)
+    for title, splits, parts in bars.COMPARED:
         chosen = [r for r in done if r["family"] in DS_CNN and r["split"] in splits]
         for part in parts:
             yield f"### DS-CNN-S, {title}{f', {part}' if len(parts) > 1 else ''}\n"
@@ -85,8 +81,7 @@ def _sections(done: Sequence[Result]) -> Iterable[str]:
             rows.append(_row(of_family, method, _level_accuracy("int8", "noisy")))
     yield _table(labels, rows)
     yield "### int8 against float, redsc, all splits and families\n"
-    redsc = [r for r in done if r["method"] == "redsc"]
-    loss = [_loss(redsc, number) for number in range(len(PERCENTS))]
+    loss = [_mean(values.tolist()) for values in bars.int8_losses(done).T]
     yield _table(["int8 - float, pp"], [loss])
 
 
@@ -136,39 +131,20 @@ def _mean(values: Sequence[float]) -> str:
 
 def _differences(results: Sequence[Result], part: str) -> str:
     """redsc minus its rivals, paired by split and seed: mean ± standard error."""
-    by_key = {(r["split"], r["seed"], r["method"]): r for r in results}
-    accuracy = _level_accuracy("int8", part)
     labels, rows = [], []
     for rival in ("uniform", SCRATCH):
-        pairs = [
-            (result, by_key[split, seed, rival])
-            for (split, seed, method), result in by_key.items()
-            if method == "redsc" and (split, seed, rival) in by_key
-        ]
+        pairs = bars.differences(results, part, rival)
         row = []
-        for number in range(len(PERCENTS)):
-            values = [accuracy(a, number) - accuracy(b, number) for a, b in pairs]
-            error = f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.2f}" if values[1:] else ""
-            row.append(f"{np.mean(values):+.2f}{error}" if values else "-")
+        for values in pairs.T:
+            error = (
+                f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+            )
+            row.append(f"{np.mean(values):+.2f}{error}" if len(values) else "-")
         labels.append(f"redsc - {rival}, {len(pairs)} pairs")
         rows.append(row)
-    originals = [
-        100 * (r["levels"][-1][f"float_{part}"] - r["original"][part])
-        for r in results
-        if r["method"] == "redsc"
-    ]
     labels.append("full level - original, float")
-    rows.append(["", "", "", _mean(originals)])
+    rows.append(["", "", "", _mean(bars.above_original(results, part))])
     return _table(labels, rows)
-
-
-def _loss(results: Sequence[Result], number: int) -> str:
-    values = [
-        100 * (r["levels"][number][f"int8_{part}"] - r["levels"][number][f"float_{part}"])
-        for r in results
-        for part in r["original"]
-    ]
-    return _mean(values)
 
 
 def _table(

@@ -71,14 +71,20 @@ class Workshop:
         return path
 
     def trained(
-        self, family: str, widths: tuple[int, ...] | None, split: str, seed: int, steps: int
+        self,
+        family: str,
+        widths: tuple[int, ...] | None,
+        split: str,
+        seed: int,
+        steps: int,
+        batch_size: int = train.BATCH_SIZE,
     ) -> Any:
         tensorflow()
         import tf_keras as keras
 
         keras.utils.set_random_seed(seed)
         network = FAMILIES[family](keras, CLASSES, widths)
-        train.train(network, self.load(split, seed).train, steps, seed)
+        train.train(network, self.load(split, seed).train, steps, seed, batch_size=batch_size)
         return network
 
     def compiled(self, model: Path, split: str, seed: int, **options: Any) -> dict[str, Any]:
@@ -144,13 +150,17 @@ def run(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[str, Any]:
 
 def _from_scratch(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[str, Any]:
     """Each of redsc's levels as a network of its own; the full one too."""
+    """As many steps as base, supernet and fine-tuning, of as many samples on average."""
     found = done[dataclasses.replace(job, method="redsc").key]
     fine_tuning = found["training"]["steps"] + found["training"]["random_width_steps"]
+    steps = BASE_STEPS + fine_tuning
+    samples = BASE_STEPS * train.BATCH_SIZE + fine_tuning * found["training"]["batch_size"]
     levels = []
     for percent, level in zip(PERCENTS, found["levels"], strict=True):
         network = workshop.trained(
-            job.family, tuple(level["widths"]), job.split, job.seed + 100, BASE_STEPS + fine_tuning
-        )
+            job.family, tuple(level["widths"]), job.split, job.seed + 100,
+            steps, round(samples / steps),
+        )  # fmt: skip
         path = workshop.folder / f"scratch-{job.family}-{job.split}-{job.seed}-{percent}.h5"
         network.save(path)
         alone = workshop.compiled(path, job.split, job.seed, levels=(100.0,), epochs=0)

@@ -54,7 +54,12 @@ def ds_cnn(
 
 
 def train(
-    network: Any, split: data.Split, steps: int, seed: int, rate: float = LEARNING_RATE
+    network: Any,
+    split: data.Split,
+    steps: int,
+    seed: int,
+    rate: float = LEARNING_RATE,
+    batch_size: int = BATCH_SIZE,
 ) -> None:
     """Adam on cross-entropy, in place; the rate falls along a cosine to zero."""
     keras = sys.modules["tf_keras"]
@@ -64,7 +69,7 @@ def train(
 
     def batches() -> Any:
         while True:
-            yield from split.batches(BATCH_SIZE, generator)
+            yield from split.batches(batch_size, generator)
 
     epochs = min(10, steps)
     network.fit(batches(), steps_per_epoch=steps // epochs, epochs=epochs, verbose=2)

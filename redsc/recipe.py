@@ -39,19 +39,20 @@ _COMPARED_SAMPLES = 512
 class Options:
     """None: chosen by the size of the training set, see `suited`.
 
-    epochs 0: batch-norm re-estimated alone. distillation: share of a level's loss that comes from
-    its teacher's output, the rest from the labels. teacher: of the narrow levels, "full" the
-    widest level at the same step, "original" the network as it was given, which teaches the widest
-    one until that is better; with "original", always. mixing: every sample is mixed with another
-    one, which lets a teacher say more than the data does. hints: weight of a further loss, the squared distance of the last hidden
-    units from the teacher's same units in their standard deviations (FitNets: Romero et al., ICLR
-    2015); a reconstruction beside the classification. int8_from: part of the epochs after which
-    rounding to int8 is simulated, if it pays; 1 never does. patience: epochs without a better
-    validation score before training ends; None is a third of the epochs, at least 4.
-    loss_weights: one per level, narrowest first; None weighs all levels alike (the REDS paper,
-    arXiv 2311.13349, takes the square root of each level's parameter share). class_weights: one
-    per class, mean 1. all_levels: every level in every step, instead of the sandwich when there
-    are more than four. tables: what the levels share of them.
+    epochs 0: batch-norm re-estimated alone. distillation: share of a level's loss that comes
+    from its teacher's output, the rest from the labels. teacher: of the narrow levels, "full"
+    the widest level at the same step, "original" the network as it was given, which teaches the
+    widest one until that is better; with "original", always. mixing: every sample is mixed with
+    another one, which lets a teacher say more than the data does. hints: weight of a further
+    loss, the squared distance of the last hidden units from the teacher's same units in their
+    standard deviations (FitNets: Romero et al., ICLR 2015); a reconstruction beside the
+    classification. int8_from: part of the epochs after which rounding to int8 is simulated, if
+    it pays; 1 never does. patience: epochs without a better validation score before training
+    ends; None is a third of the epochs, at least 4. loss_weights: one per level, narrowest
+    first; None weighs all levels alike (the REDS paper, arXiv 2311.13349, takes the square root
+    of each level's parameter share). class_weights: one per class, mean 1. all_levels: every
+    level in every step, instead of the sandwich when there are more than four. tables: what the
+    levels share of them.
     """
 
     epochs: int | None = None

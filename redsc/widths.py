@@ -69,7 +69,7 @@ def find(
 
     Raises InfeasibleError when not even the narrowest widths fit.
     """
-    name = _objective_name(options)
+    name: objective.Name = options.objective or "harmonic"
     probed: Mapping[str, Objective] = {}
     if name == "probes":
         assert training is not None
@@ -95,12 +95,6 @@ def find(
     best = min(candidates, key=lambda candidate: candidate.log_loss or 0.0)
     warnings += best.nesting.warnings
     return Found(best.nesting, name if probed else best.name, tuple(candidates))
-
-
-def _objective_name(options: CompileOptions) -> objective.Name:
-    """The objective asked for, or the best that can be had; the full network needs none."""
-    measured = options.data is not None and options.epochs != 0 and not _full_alone(options)
-    return options.objective or ("probes" if measured else "harmonic")
 
 
 def _full_alone(options: CompileOptions) -> bool:

@@ -154,6 +154,7 @@ def start_compile(folder: Path, output: Path, cache: Path, epochs: int, config: 
         sys.executable, "-c", COMPILE, "compile", str(folder / "model.h5"), "--data",
         str(folder / "data.npz"), "--levels", "50,100", "--epochs", f"{epochs}", "--no-verify",
         "--strategy", "multi-worker", "--batch-size", "16", "-o", str(output),
+        "--objective", "probes",
     ]  # fmt: skip
     environment = {**os.environ, "TF_CONFIG": config, "REDSC_CACHE_DIR": str(cache)}
     return subprocess.Popen(

@@ -87,14 +87,16 @@ def test_an_interrupted_compile_ends_with_the_same_bytes(
     """Whether it was stopped at random widths or in the levels' training; a stream that is
     shuffled anew in every pass goes on where it was."""
     spec = str(folder / data)
-    whole = compiled(folder, tmp_path / "whole", spec)
+    whole = compiled(folder, tmp_path / "whole", spec, objective="probes")
     assert len(whole) == 2
     for text, number in (("random widths", 50), ("loss", 1), ("loss", 3)):
         with pytest.raises(KeyboardInterrupt):
-            compiled(folder, tmp_path / "again", spec, Interrupted(text, number))
+            compiled(
+                folder, tmp_path / "again", spec, Interrupted(text, number), objective="probes"
+            )
     assert not (tmp_path / "again").exists()
     caplog.clear()
-    assert compiled(folder, tmp_path / "again", spec) == whole
+    assert compiled(folder, tmp_path / "again", spec, objective="probes") == whole
     assert "training goes on after epoch 2 of 3" in caplog.text
 
 
@@ -128,7 +130,7 @@ def test_weights_of_a_level_that_is_left_out_go_with_it(folder: Path, tmp_path: 
     report = json.loads((tmp_path / "kept/report/report.json").read_text())
     training = report["training"]
     assert (training["epochs"], training["steps"]) == (3, 3 * (144 // 32))
-    assert (training["teacher"], training["random_width_steps"]) == ("original", 60)
+    assert (training["teacher"], training["random_width_steps"]) == ("original", 0)
     percents = tuple(level["budget_percent"] for level in report["levels"])
     assert percents == (75, 100)
     asked = compiled(
@@ -141,14 +143,18 @@ def test_weights_of_a_level_that_is_left_out_go_with_it(folder: Path, tmp_path: 
 def test_widths_that_train_best_are_chosen_and_the_others_told(
     folder: Path, tmp_path: Path
 ) -> None:
-    compiled(folder, tmp_path / "build", str(folder / "data.npz"), min_width=1, channel_step=1)
+    compiled(
+        folder, tmp_path / "build", str(folder / "data.npz"),
+        min_width=1, channel_step=1, objective="probes",
+    )  # fmt: skip
     report = json.loads((tmp_path / "build/report/report.json").read_text())
     candidates = report["search"]["candidates"]
     assert len(candidates) > 1
     assert candidates[0]["from"] == "harmonic"
     best = min(candidates, key=lambda candidate: candidate["log_loss"])
     assert [candidate["chosen"] for candidate in candidates] == [c is best for c in candidates]
-    assert report["training"]["comparing_steps"] == 60
+    steps = [report["training"][f"{name}_steps"] for name in ("random_width", "comparing")]
+    assert steps == [60, 60]
 
 
 @pytest.mark.parametrize("order", ["bottom-up", "top-down", "joint"])

@@ -35,7 +35,7 @@ DATA = Path("data.npz")
 def find(tmp_path: Path, **options: Any) -> tuple[widths.Found, list[str], recipe.Training]:
     settings = CompileOptions(
         Path("model.h5"), tmp_path / "build", data=DATA,
-        **{"min_width": 1, "channel_step": 1, **options},
+        **{"min_width": 1, "channel_step": 1, "objective": "probes", **options},
     )  # fmt: skip
     dataset = task_data(GRAPH.input.shape)
     how = recipe.suited(recipe.Options(epochs=options.get("epochs", 1)), GRAPH, dataset)
@@ -77,20 +77,6 @@ def test_nothing_that_fits_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
         find(tmp_path, levels=(50.0, 100.0), objective="harmonic")
 
 
-def test_the_full_network_alone_needs_no_supernet(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def forbidden(*arguments):
-        raise AssertionError("a supernet was trained")
-
-    monkeypatch.setattr(supernet, "train", forbidden)
-    found, _, training = find(tmp_path, levels=(100.0,))
-    assert found.nesting.levels[0].widths == GROUPING.full_widths
-    assert measure.training_facts(training, found)["random_width_steps"] == 0
-    with pytest.raises(AssertionError, match="a supernet was trained"):  # it is less than full
-        find(tmp_path, levels=(100.0,), max_macs=found.nesting.levels[0].macs // 2)
-
-
 def test_the_report_knows_of_a_supernet_that_diverged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +115,7 @@ def test_tables_make_a_nesting_another_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_without_training_validation_data_choose_between_objectives(tmp_path: Path) -> None:
-    found, _, training = find(tmp_path, levels=(25.0, 50.0, 100.0), epochs=0)
+    found, _, training = find(tmp_path, levels=(25.0, 50.0, 100.0), epochs=0, objective=None)
     losses = {candidate.name: candidate.log_loss for candidate in found.candidates}
     assert losses.keys() <= {"harmonic", "importance", "uniform"}
     assert len(losses) >= 2

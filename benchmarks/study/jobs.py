@@ -35,7 +35,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "original teaches": {"teacher": "original"},
     "no int8 in training": {"int8_from": 1.0},
     "importance sums": {"objective": "importance"},
-    "harmonic": {"objective": "harmonic"},
+    "probes": {"objective": "probes"},
     UNMIXED: {"mixing": False},
     "2 levels": {"levels": (50.0, 100.0)},
     "10 levels": {"levels": tuple(float(percent) for percent in range(10, 101, 10))},

@@ -131,8 +131,6 @@ reds_conv2d_blocks:
   pop {r4-r11, pc}
   .size reds_conv2d_blocks, . - reds_conv2d_blocks
 
-#endif
-
-#if defined(__ELF__)
-  .section .note.GNU-stack, "", %progbits
+#elif defined(__linux__)
+  .section .note.GNU-stack, "", %progbits  // or the linker makes the stack executable
 #endif

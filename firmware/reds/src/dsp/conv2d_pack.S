@@ -97,8 +97,6 @@ reds_pack_weights:
   pop {r4-r9, pc}
   .size reds_pack_weights, . - reds_pack_weights
 
-#endif
-
-#if defined(__ELF__)
-  .section .note.GNU-stack, "", %progbits
+#elif defined(__linux__)
+  .section .note.GNU-stack, "", %progbits  // or the linker makes the stack executable
 #endif

@@ -209,8 +209,6 @@
   multiply_lines reds_depthwise_3x3_stride1, 1
   multiply_lines reds_depthwise_3x3_stride2, 2
 
-#endif
-
-#if defined(__ELF__)
-  .section .note.GNU-stack, "", %progbits
+#elif defined(__linux__)
+  .section .note.GNU-stack, "", %progbits  // or the linker makes the stack executable
 #endif

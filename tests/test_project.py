@@ -179,3 +179,10 @@ def test_sketch_and_library_compile_for_arduino(emitted: tuple[Path, Plan], tmp_
     includes = [f"-I{path}" for path in (tmp_path, reds / "include", directory / "lib" / "model")]
     for source in (directory / "src" / "main.cpp", *sorted((reds / "src").rglob("*.cc"))):
         subprocess.run(["arm-none-eabi-g++", *flags.split(), *includes, source], check=True)
+    # PlatformIO gives assembly those of the core's flags that begin with -m.
+    machine = [flag for flag in flags.split() if flag.startswith("-m")]
+    for source in sorted((reds / "src").rglob("*.S")):
+        program = tmp_path / f"{source.stem}.o"
+        command = ["arm-none-eabi-gcc", *machine, "-x", "assembler-with-cpp", "-c", source]
+        subprocess.run([*command, "-o", program], check=True)
+        assert program.stat().st_size > 1000

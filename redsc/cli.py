@@ -210,8 +210,8 @@ def analyze(model: Path, as_json: bool) -> None:
 )
 @click.option(
     "--objective",
-    metavar="probes|harmonic|importance|uniform",
-    help="What chooses widths.  [default: probes with data, else harmonic]",
+    metavar="harmonic|importance|uniform|probes",
+    help="What chooses widths.  [default: harmonic]",
 )
 @click.option(
     "--order",

@@ -97,17 +97,9 @@ def find(
     return Found(best.nesting, name if probed else best.name, tuple(candidates))
 
 
-def _full_alone(options: CompileOptions) -> bool:
-    limits = (
-        options.max_macs, options.max_latency_ms, options.max_ram_bytes, options.max_flash_bytes
-    )  # fmt: skip
-    return options.levels == (100.0,) and limits == (None,) * len(limits)
-
-
 def _ranks_untrained(options: CompileOptions) -> bool:
     """Whether validation data choose between objectives that need no training."""
-    left_open = options.objective is None and options.order != "joint"
-    return left_open and options.epochs == 0 and not _full_alone(options)
+    return options.objective is None and options.order != "joint" and options.epochs == 0
 
 
 def _unmeasured(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from redsc import checkpoint, finetune, ir, loss, recipe
+from redsc import checkpoint, ir, loss, recipe, trainer
 from redsc.data import Data, Split
 from redsc.distribution import Cluster
 from redsc.groups import Grouping, Widths
@@ -57,15 +57,15 @@ def losses(
     level_widths = [*itertools.chain.from_iterable(narrow), grouping.full_widths]
     file = None
     if folder is not None:
-        name = finetune.digest(graph, level_widths, data, options, total, len(nestings))
+        name = trainer.digest(graph, level_widths, data, options, total, len(nestings))
         file = folder / f"contest-{name}.npz"
         known = checkpoint.load_chiefs(file, {"losses": np.zeros(len(nestings))}, cluster)
         if known is not None:
             Batches(data.train, options.batch_size, options.seed).skip(total)
             return known["losses"]
     with cluster.explained():
-        trainer = finetune.Trainer(graph, grouping, level_widths, data, options, cluster, total)
-        found = _compare(trainer, len(nestings), len(compared), total, progress)
+        training = trainer.Trainer(graph, grouping, level_widths, data, options, cluster, total)
+        found = _compare(training, len(nestings), len(compared), total, progress)
     # One that diverged does so again, and has not read all that a resumed run would skip.
     if file is not None and cluster.is_chief and np.isfinite(found).all():
         checkpoint.save(file, {"losses": found})
@@ -81,25 +81,23 @@ def untrained_losses(
     cluster: Cluster,
 ) -> np.ndarray:
     """As `losses`, of levels that stay untrained: batch-norm is re-estimated alone."""
-    x, _ = data.train.sample(finetune.NORM_SAMPLES, options.seed)
+    x, _ = data.train.sample(trainer.NORM_SAMPLES, options.seed)
     found = np.array(
         [
             [
                 loss.mean(level, data.validation, data.task)
-                for level in finetune.untrained(
+                for level in trainer.untrained(
                     graph, grouping, [*nesting, grouping.full_widths], x, options.tables
                 )[:-1]
             ]
             for nesting in nestings
         ]
     )
-    found = cluster.from_chief({"losses": found})["losses"]
-    least = loss.negligible(data.validation.y, data.task)
-    return np.log(np.maximum(found, least)).mean(axis=1)
+    return _mean_logs(cluster.from_chief({"losses": found})["losses"], data)
 
 
 def _compare(
-    trainer: finetune.Trainer,
+    training: trainer.Trainer,
     nestings: int,
     levels: int,
     total: int,
@@ -107,18 +105,22 @@ def _compare(
 ) -> np.ndarray:
     """The nestings take turns: a step trains the full network and the levels of one of them."""
     full = nestings * levels
-    endless = itertools.chain.from_iterable(map(trainer.batches.epoch, itertools.count()))
-    generator = np.random.default_rng((trainer.options.seed, 2))
+    endless = itertools.chain.from_iterable(map(training.batches.epoch, itertools.count()))
+    generator = np.random.default_rng((training.options.seed, 2))
     for number, (x, y) in enumerate(itertools.islice(endless, total)):
         first = number % nestings * levels
         chosen = (full, *reversed(range(first, first + levels)))
-        value = float(trainer.step(number, chosen, x, y, generator))
+        value = float(training.step(number, chosen, x, y, generator))
         if not np.isfinite(value):
             return np.full(nestings, np.nan)
         if (number + 1) % 25 == 0 or number + 1 == total:
             progress(number + 1, total, f"{nestings} nestings, loss {value:.4g}")
-    trainer.measure()
-    data = trainer.data
+    training.measure()
+    found = np.array(training.validate(quantized=False).losses[:full])
+    return _mean_logs(found.reshape(nestings, levels), training.data)
+
+
+def _mean_logs(losses: np.ndarray, data: Data) -> np.ndarray:
+    """float64 (nestings,): of validation losses (nestings, levels)."""
     least = loss.negligible(data.validation.y, data.task)
-    found = np.maximum(trainer.validate(quantized=False).losses[:full], least)
-    return np.log(found).reshape(nestings, levels).mean(axis=1)
+    return np.log(np.maximum(losses, least)).mean(axis=1)

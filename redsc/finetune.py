@@ -1,45 +1,33 @@
-"""Trains all levels together: one set of kernels, one batch-norm per level.
+"""Trains all levels together, epoch by epoch, resumable; validation data chooses the best epoch.
 
-Shared kernels are sliced per level, every level has its own batch-norm (slimmable networks: Yu et
-al., ICLR 2019), and the narrow levels learn from the widest one's output as it is at that step
-(in-place distillation and sandwich rule: Yu & Huang, ICCV 2019). Where the levels lose by int8's
-rounding, the last part of training computes with it (Jacob et al., CVPR 2018), using the scale of
-the full-width kernel, which all levels share on the device. Validation data chooses, in simulated
-int8; test data is never seen.
+Where the levels lose by int8's rounding, the last part of training computes with it (Jacob et al.,
+CVPR 2018), using the scale of the full-width kernel, which all levels share on the device.
+Validation data chooses, in simulated int8; test data is never seen.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from redsc import calibrate, checkpoint, distribution, groups, ir, loss, quantize, recipe
+from redsc import checkpoint, distribution, ir, recipe
 from redsc.checkpoint import Arrays
-from redsc.cost import Tables
 from redsc.data import Data
 from redsc.distribution import Cluster
 from redsc.errors import UsageError
 from redsc.groups import Grouping, Widths
-from redsc.level_network import LevelNetwork, SharedKernels
 from redsc.recipe import Options
-from redsc.tf_network import Tensor, forward, tensorflow
-from redsc.training import Batches, Descent, mixed
+from redsc.trainer import Trainer, digest, starting_levels
 
 log = logging.getLogger("redsc")
 
 Progress = Callable[[int, int, str], None]
 """Called after every epoch with its number from 1, the number of epochs, and a line of metrics."""
-
-NORM_SAMPLES = 512
-"""Training samples on which batch-norm statistics and activation ranges are measured."""
-
-_LEVELS_PER_STEP = 4
 
 _INT8_LOSS = 1.02
 """Validation loss in simulated int8 over that in float, above which training simulates int8.
@@ -76,7 +64,7 @@ def finetune(
             f"loss-weights: {len(options.loss_weights)} weights for {len(level_widths)} levels"
         )
     if options.epochs == 0:
-        return _untrained(graph, grouping, level_widths, data, options)
+        return starting_levels(graph, grouping, level_widths, data, options)
     cluster = cluster or distribution.connect("one-device")
     warnings = warnings if warnings is not None else []
     file = None
@@ -93,295 +81,9 @@ def _no_progress(epoch: int, epochs: int, text: str) -> None:
     pass
 
 
-def digest(
-    graph: ir.Graph, level_widths: Sequence[Widths], data: Data, options: Options, *more: int
-) -> str:
-    """A name of everything that decides a training of levels."""
-    norms = [op.norm for op in graph.linear_ops]
-    arrays = [
-        *(op.kernel for op in graph.linear_ops),
-        *(array for n in norms if n for array in (n.gamma, n.beta, n.mean, n.variance)),
-        *(array for split in (data.train, data.validation) for array in (split.x, split.y)),
-    ]
-    widths = [sorted(level.items()) for level in level_widths]
-    return checkpoint.digest(widths, options, *more, *arrays)
-
-
 def _float_epochs(share: float, epochs: int) -> int:
     """Epochs before int8 is simulated; at least the last one does, unless the share is 1."""
     return epochs if share >= 1 else min(round(share * epochs), epochs - 1)
-
-
-def untrained(
-    graph: ir.Graph,
-    grouping: Grouping,
-    level_widths: Sequence[Widths],
-    x: np.ndarray,
-    tables: Tables = "per-level",
-) -> tuple[ir.Graph, ...]:
-    """The levels, narrowest first, with what they do not share of batch-norm re-estimated on raw
-    inputs `x`. The full network keeps the statistics it was trained with."""
-    store = graph
-    if dict(level_widths[-1]) != grouping.full_widths:
-        store = groups.select_units(graph, grouping, groups.prefixes(level_widths[-1]))
-        store = calibrate.recalibrate_norms(store, x)
-    levels = [store]
-    for widths in reversed(level_widths[:-1]):
-        narrow = groups.select_units(store, groups.find_groups(store), groups.prefixes(widths))
-        if tables != "everything":
-            narrow = calibrate.recalibrate_norms(narrow, x, mean_only=tables == "multipliers")
-        levels.insert(0, narrow)
-    return tuple(levels)
-
-
-def _untrained(
-    graph: ir.Graph,
-    grouping: Grouping,
-    level_widths: Sequence[Widths],
-    data: Data,
-    options: Options,
-) -> tuple[ir.Graph, ...]:
-    x, _ = data.train.sample(NORM_SAMPLES, options.seed)
-    return untrained(graph, grouping, level_widths, x, options.tables)
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """Of the levels on validation data. weights: what the user has each level count."""
-
-    losses: tuple[float, ...]
-    scores: tuple[float, ...]
-    task: str
-    weights: tuple[float, ...]
-
-    @property
-    def loss(self) -> float:
-        return float(np.average(self.losses, weights=self.weights))
-
-    @property
-    def key(self) -> tuple[float, float]:
-        """Larger is better. Few validation samples tie often: then the loss decides."""
-        score = float(np.average(self.scores, weights=self.weights))
-        return (score if self.task == "classification" else 0.0, -self.loss)
-
-    def __str__(self) -> str:
-        name = "accuracy %" if self.task == "classification" else "mse"
-        factor = 100 if self.task == "classification" else 1
-        return f"validation {name} " + " ".join(f"{factor * s:.4g}" for s in self.scores)
-
-
-class Trainer:
-    """Variables, optimizer and compiled steps of one training run. outgrown: whether the widest
-    level is better than the original network, which then teaches it no more.
-
-    graph: its units in order of importance. untrained: the levels that training starts from, the
-    widest last, whose kernels the others' are slices of. steps: of the whole training, which are
-    those of all epochs unless given.
-    """
-
-    def __init__(
-        self,
-        graph: ir.Graph,
-        grouping: Grouping,
-        level_widths: Sequence[Widths],
-        data: Data,
-        options: Options,
-        cluster: Cluster,
-        steps: int | None = None,
-    ) -> None:
-        tf = tensorflow()
-        assert options.epochs is not None
-        assert options.learning_rate is not None
-        self.original, self.data, self.options = graph, data, options
-        self.untrained = levels = _untrained(graph, grouping, level_widths, data, options)
-        self.epochs = options.epochs
-        self.cluster = cluster
-        self.batches = Batches(data.train, options.batch_size, options.seed)
-        self.probe = tf.constant(data.train.sample(NORM_SAMPLES, options.seed)[0])
-        self.weights = options.loss_weights or (1.0,) * len(levels)
-        with cluster.strategy.scope():
-            self.kernels = SharedKernels(levels[-1])
-            widest = LevelNetwork(self.kernels, levels[-1], level_widths[-1])
-            self.levels = [
-                LevelNetwork(self.kernels, level, widths, options.tables, widest)
-                for level, widths in zip(levels[:-1], level_widths[:-1], strict=True)
-            ]
-            self.levels.append(widest)
-            self.descent = Descent(
-                cluster,
-                self._trainable(self.levels),
-                options.learning_rate,
-                steps or self.epochs * self.batches.steps,
-                options.warmup_steps,
-            )
-        self.outgrown = False
-        self._original_loss: float | None = None
-        self._compiled: dict[tuple[tuple[int, ...], bool, bool], Any] = {}
-
-    def _trainable(self, levels: Sequence[LevelNetwork]) -> list[Any]:
-        return [*self.kernels.variables, *(v for level in levels for v in level.trainable)]
-
-    def run_epoch(self, epoch: int, quantized: bool) -> float:
-        """All steps of an epoch; the mean loss."""
-        losses = []
-        generator = np.random.default_rng((self.options.seed, epoch, 1))
-        for number, (x, y) in enumerate(self.batches.epoch(epoch), epoch * self.batches.steps):
-            chosen = _levels_of_step(number, len(self.levels), self.options.all_levels)
-            losses.append(self.step(number, chosen, x, y, generator, quantized))
-        return float(np.mean([float(value) for value in losses]))
-
-    def step(
-        self,
-        number: int,
-        chosen: tuple[int, ...],
-        x: np.ndarray,
-        y: np.ndarray,
-        generator: np.random.Generator,
-        quantized: bool = False,
-    ) -> Tensor:
-        """Step `number` from 0, of the `chosen` levels, the widest first; its loss."""
-        self.descent.at_step(number)
-        samples = mixed(x, y, generator) if self.options.mixing else (x, y)
-        return self._step(chosen, quantized)(samples)
-
-    def _step(self, chosen: tuple[int, ...], quantized: bool) -> Any:
-        key = (chosen, quantized, self.outgrown)
-        if key not in self._compiled:
-            levels = [self.levels[number] for number in chosen]
-            self._compiled[key] = self.descent.compile(
-                self._trainable(levels), lambda *batch: self._loss(levels, quantized, *batch)
-            )
-        return self._compiled[key]
-
-    def _loss(
-        self,
-        levels: list[LevelNetwork],
-        quantized: bool,
-        x: Tensor,
-        y: Tensor,
-        y_other: Tensor | None = None,
-        share: Tensor | None = None,
-    ) -> Tensor:
-        """Weighted mean over levels, widest first, of loss on labels and distance from the teacher.
-
-        The original network teaches the widest level, until that has outgrown it, and that one, or
-        itself, the others. Of mixed samples y is the target of a share, y_other that of the rest.
-        """
-        tf, task, options = tensorflow(), self.data.task, self.options
-        soft_share = options.distillation
-        assert soft_share is not None
-        teacher, terms, weights = forward(self.original, x), [], []
-        kernels = self.kernels.read(quantized)
-        widest: dict[str, tuple[Tensor, Tensor]] = {}
-
-        def labelled(level: LevelNetwork, values: Mapping[str, Tensor], y: Tensor) -> Tensor:
-            return loss.per_sample(level.graph, values, y, task) * sample_weights(y)
-
-        def sample_weights(y: Tensor) -> Tensor:
-            return _sample_weights(options.class_weights, y)
-
-        grouping = groups.find_groups(self.original)
-        for place, level in enumerate(levels):
-            statistics = {} if place else widest
-            values = level.forward(x, True, quantized, kernels, statistics, widest)
-            hard, weights_of_samples = labelled(level, values, y), sample_weights(y)
-            if share is not None:
-                hard = share * hard + (1 - share) * labelled(level, values, y_other)
-                others = sample_weights(y_other)
-                weights_of_samples = share * weights_of_samples + (1 - share) * others
-            soft = loss.distillation(level.graph, values, teacher, task) * weights_of_samples
-            own_teacher = place == 0 and options.teacher == "full"
-            share_of_teacher = 0.0 if own_teacher and self.outgrown else soft_share
-            total = (1 - share_of_teacher) * hard + share_of_teacher * soft
-            if options.hints:
-                hidden = level.graph.linear_ops[-1].inputs[0]
-                theirs = tf.gather(teacher[hidden], level.index_in(grouping, hidden), axis=-1)
-                total += options.hints * loss.hint(values[hidden], theirs)
-            weight = self.weights[self.levels.index(level)]
-            weights.append(weight)
-            terms.append(weight * tf.reduce_mean(total))
-            if place == 0 and options.teacher == "full":
-                teacher, grouping = values, self.kernels.grouping
-        return tf.add_n(terms) / (sum(weights) or 1.0)  # a step may have none that weighs
-
-    def measure(self) -> None:
-        """Statistics of every norm, and every tensor's int8 parameters, as the kernels are now."""
-        ranges: list[quantize.Ranges] = []
-        for level in reversed(self.levels):  # the widest first: others may share its statistics
-            ranges.insert(0, level.measure(self.probe))
-        graphs, shared = self.graphs(), self.options.tables != "per-level"
-        params = quantize.tensor_params(graphs[-1], graphs, ranges, shared)
-        for level, tensors in zip(self.levels, params, strict=True):
-            level.use(tensors)
-
-    def validate(self, quantized: bool) -> _Scores:
-        task, losses, scores = self.data.task, [], []
-        for level in self.levels:
-            level_loss, level_score, count, counted = 0.0, 0.0, 0, 0.0
-            for x, y in self.data.validation.batches(256):
-                outputs, batch_loss = level.evaluate(x, y, task, quantized)
-                level_loss += float(batch_loss)
-                count += len(x)
-                weights = np.ones(len(x))
-                if self.options.class_weights is not None:
-                    weights = np.array(self.options.class_weights)[y]
-                total = float(weights.sum())
-                level_score += total * loss.score(outputs, y, level.graph, task, weights)
-                counted += total
-            losses.append(level_loss / count)
-            scores.append(level_score / counted if counted else 0.0)
-        # What they decide must be the same everywhere; the last bit may differ.
-        told = self.cluster.from_chief({"losses": np.array(losses), "scores": np.array(scores)})
-        return _Scores(
-            tuple(told["losses"].tolist()), tuple(told["scores"].tolist()), task, self.weights
-        )
-
-    def compare_with_teacher(self, scores: _Scores) -> None:
-        """Lets the widest level learn from labels alone once it is better than the original."""
-        if self._original_loss is None:
-            self._original_loss = loss.mean(self.original, self.data.validation, self.data.task)
-        agreed = self.cluster.from_chief({"loss": np.array(self._original_loss)})
-        self.outgrown = scores.losses[-1] < float(agreed["loss"])
-
-    def _named(self) -> dict[str, Any]:
-        """Every variable that decides how training goes on, by a name of its own."""
-        variables = [
-            *self.kernels.variables,
-            *(variable for level in self.levels for variable in level.variables),
-            *self.descent.variables,
-        ]
-        return {f"{number}": variable for number, variable in enumerate(variables)}
-
-    def state(self) -> Arrays:
-        return {name: variable.numpy() for name, variable in self._named().items()}
-
-    def restore(self, state: Arrays) -> None:
-        for name, variable in self._named().items():
-            variable.assign(state[name])
-
-    def graphs(self) -> tuple[ir.Graph, ...]:
-        """The levels as they are now."""
-        return tuple(level.to_graph() for level in self.levels)
-
-
-def _sample_weights(class_weights: tuple[float, ...] | None, y: Tensor) -> Tensor:
-    """What a sample's label counts; 1 without class weights."""
-    if class_weights is None:
-        return 1.0
-    return tensorflow().gather(np.asarray(class_weights, np.float32), y)
-
-
-def _levels_of_step(number: int, count: int, all_levels: bool = False) -> tuple[int, ...]:
-    """Levels trained in a step, widest first: all, or the sandwich of both ends and two between.
-
-    The two rotate through neighbouring pairs, so that few combinations need compiling.
-    """
-    if all_levels or count <= _LEVELS_PER_STEP:
-        return tuple(reversed(range(count)))
-    inner = list(range(1, count - 1))
-    start = 2 * (number % -(-len(inner) // 2))
-    between = sorted({inner[start], inner[min(start + 1, len(inner) - 1)]}, reverse=True)
-    return (count - 1, *between, 0)
 
 
 @dataclass

@@ -49,6 +49,7 @@ from redsc import (
     tf_network,
     tflite,
     tflm,
+    trainer,
     verify,
     widths,
 )
@@ -386,7 +387,7 @@ def _level_graphs(
     """
     level_widths = [level.widths for level in found.levels]
     if training is None:
-        return finetune.untrained(graph, grouping, level_widths, samples.x, found.tables)
+        return trainer.untrained(graph, grouping, level_widths, samples.x, found.tables)
     weights = training.options.loss_weights
     if weights is not None:  # of the levels that were asked for
         weight_of = dict(zip(options.levels or DEFAULT_LEVELS, weights, strict=True))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from redsc import contest, data, distribution, finetune, groups, ir, recipe
+from redsc import contest, data, distribution, groups, ir, recipe
+from redsc.trainer import Trainer
 from tests.test_finetune import depthwise, task_data
 
 
@@ -75,7 +76,7 @@ def test_an_untrained_trainer_starts_from_the_given_network():
     dataset = task_data(graph.input.shape)
     grouping, candidates = nestings(graph)
     options = recipe.suited(recipe.Options(epochs=1), graph, dataset)
-    trainer = finetune.Trainer(
+    trainer = Trainer(
         graph, grouping, [*candidates[1], grouping.full_widths], dataset, options,
         distribution.connect("one-device"),
     )  # fmt: skip

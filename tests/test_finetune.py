@@ -23,6 +23,7 @@ from redsc.errors import UsageError
 from redsc.level_network import LevelNetwork, SharedKernels
 from redsc.recipe import Options
 from redsc.tf_network import forward, predict
+from redsc.trainer import Trainer, levels_of_step
 from tests import graphs
 
 
@@ -377,7 +378,7 @@ def test_the_widest_level_learns_from_labels_alone_once_it_is_better_than_its_te
     cluster = distribution.connect("one-device")
 
     def kernel_after_an_epoch(loss_of_widest: float, file: Path | None = None) -> np.ndarray:
-        trainer = finetune.Trainer(graph, grouping, widths, dataset, options, cluster)
+        trainer = Trainer(graph, grouping, widths, dataset, options, cluster)
         trainer.measure()
         scores = trainer.validate(quantized=False)
         losses = (*scores.losses[:-1], loss_of_widest)
@@ -406,7 +407,7 @@ def test_weights_that_are_not_one_per_level_are_refused():
 
 @pytest.mark.parametrize("count", range(1, 11))
 def test_every_level_is_trained_and_both_ends_in_every_step(count):
-    steps = [finetune._levels_of_step(number, count) for number in range(8)]
+    steps = [levels_of_step(number, count) for number in range(8)]
     assert set(sum(steps, ())) == set(range(count))
     for levels in steps:
         assert levels[0] == count - 1
@@ -511,11 +512,11 @@ def test_narrow_levels_come_close_to_full_accuracy_on_digits():
     assert accuracies[-1] > full - 0.02
 
 
-def trainer(graph: ir.Graph, dataset: data.Data, **options) -> finetune.Trainer:
+def trainer(graph: ir.Graph, dataset: data.Data, **options) -> Trainer:
     grouping, widths = level_widths(graph)
     settings = recipe.suited(Options(epochs=1, **options), graph, dataset)
     cluster = distribution.connect("one-device")
-    return finetune.Trainer(graph, grouping, widths, dataset, settings, cluster)
+    return Trainer(graph, grouping, widths, dataset, settings, cluster)
 
 
 @pytest.mark.parametrize("tables", ["per-level", "multipliers"])

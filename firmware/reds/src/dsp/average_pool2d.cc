@@ -11,7 +11,7 @@ namespace dsp {
 namespace {
 
 constexpr uint32_t kLanes = 4;
-constexpr int32_t kMostPixels = 256;  // whose sums of int8 fit in int16
+constexpr uint32_t kMostPixels = 256;  // whose sums of int8 fit in int16
 
 struct Sums {
   int32_t lane[kLanes] = {};
@@ -24,27 +24,42 @@ struct Sums {
   }
 };
 
+// Adds `lanes` channels of pixels that are `step` bytes apart.
+void add_pixels(const int8_t* x, uint32_t pixels, uint32_t step, uint32_t lanes, Sums& sums) {
+  while (pixels > 0) {
+    uint32_t even = 0, odd = 0;
+    uint32_t count = pixels < kMostPixels ? pixels : kMostPixels;
+    pixels -= count;
+    if (lanes == kLanes) {
+      for (; count >= 2; count -= 2, x += 2 * step) {
+        const uint32_t word0 = load_word(x), word1 = load_word(x + step);
+        even = sxtab16(sxtab16(even, word0), word1);
+        odd = sxtab16_odd(sxtab16_odd(odd, word0), word1);
+      }
+    }
+    for (; count > 0; --count, x += step) {
+      const uint32_t word = load_partial_word(x, lanes);
+      even = sxtab16(even, word);
+      odd = sxtab16_odd(odd, word);
+    }
+    sums.add(even, odd);
+  }
+}
+
 // Of the channels from `x` on, the first one of an area's first pixel.
 Sums sum_area(const int8_t* x, const portable::PoolArea& area, const Window& window,
               uint32_t channels, uint32_t lanes) {
-  Sums sums;
-  uint32_t even = 0, odd = 0;
-  int32_t left = kMostPixels;
-  for (int32_t y = area.top; y < area.bottom; ++y) {
-    const int8_t* pixel = x;
-    for (int32_t i = area.left; i < area.right; ++i, pixel += channels) {
-      const uint32_t word = lanes == kLanes ? load_word(pixel) : load_partial_word(pixel, lanes);
-      even = sxtab16(even, word);
-      odd = sxtab16_odd(odd, word);
-      if (--left == 0) {
-        sums.add(even, odd);
-        even = odd = 0;
-        left = kMostPixels;
-      }
-    }
-    x += static_cast<uint32_t>(window.input_width) * channels;
+  uint32_t lines = static_cast<uint32_t>(area.bottom - area.top);
+  uint32_t pixels = static_cast<uint32_t>(area.right - area.left);
+  const uint32_t width = static_cast<uint32_t>(window.input_width);
+  if (pixels == width) {  // all lines are one
+    pixels *= lines;
+    lines = 1;
   }
-  sums.add(even, odd);
+  Sums sums;
+  for (; lines > 0; --lines, x += width * channels) {
+    add_pixels(x, pixels, channels, lanes, sums);
+  }
   return sums;
 }
 

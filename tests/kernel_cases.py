@@ -1,0 +1,345 @@
+"""Random calls of single kernels, as an image of the memory that tests/kernels_test.cc reads.
+
+Every case draws sizes, windows, channel lists, zero points, requantisation and data, whatever the
+compiler could write into a plan; `kernels.choose` names the kernel, as it would there.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from redsc import ir, kernels
+from redsc.constants import AddConstants, LinearConstants
+
+ADDRESS = 0x21000000
+KERNELS = (
+    "conv2d", "conv2d_proven", "depthwise_conv2d", "depthwise_conv2d_proven",
+    "depthwise_conv2d_3x3", "depthwise_conv2d_3x3_stride2", "dense", "dense_proven", "add_proven",
+    "average_pool2d",
+)  # fmt: skip
+
+
+class Image:
+    """Bytes at addresses, among random ones, so that reading beside them gives garbage."""
+
+    def __init__(self, random: np.random.Generator, reserved: int) -> None:
+        self.bytes = bytearray(reserved)
+        self.random = random
+
+    def place(self, content: bytes, alignment: int = 4) -> int:
+        """The address of a copy."""
+        gap = int(self.random.integers(4, 12))
+        gap += -(len(self.bytes) + gap) % alignment
+        self.bytes += self.random.bytes(gap)
+        address = ADDRESS + len(self.bytes)
+        self.bytes += content
+        return address
+
+    def words(self, *values: int) -> int:
+        return self.place(struct.pack(f"<{len(values)}i", *(_signed(v) for v in values)))
+
+    def array(self, values: np.ndarray, alignment: int = 4) -> int:
+        return self.place(np.ascontiguousarray(values).tobytes(), alignment)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 32) if value >= 1 << 31 else value
+
+
+@dataclass(frozen=True)
+class Case:
+    """kernel: its name; op and inputs: addresses; text tells what was drawn."""
+
+    kernel: str
+    op: int
+    inputs: int
+    output_bytes: int
+    scratch_bytes: int
+    text: str
+
+
+def image(cases: Sequence[Callable[[Image], Case]], seed: int) -> tuple[bytes, list[Case]]:
+    """The memory of all cases, and what they are."""
+    made = Image(np.random.default_rng(seed), 4 + 20 * len(cases))
+    drawn = [make(made) for make in cases]
+    head = struct.pack("<I", len(drawn)) + b"".join(
+        struct.pack("<5I", KERNELS.index(c.kernel), c.op, c.inputs, c.output_bytes, c.scratch_bytes)
+        for c in drawn
+    )
+    return head + bytes(made.bytes[len(head) :]) + bytes(64), drawn
+
+
+# --- what is drawn -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Channels of a store that a level keeps."""
+
+    store: int
+    runs: tuple[tuple[int, int], ...]
+    repeat: int
+    stride: int
+
+    @property
+    def indices(self) -> np.ndarray:
+        once = np.concatenate([np.arange(start, start + n) for start, n in self.runs])
+        return (once[None] + self.stride * np.arange(self.repeat)[:, None]).reshape(-1)
+
+    @property
+    def count(self) -> int:
+        return self.repeat * sum(length for _, length in self.runs)
+
+    @property
+    def is_plain(self) -> bool:
+        return len(self.runs) == 1 and self.repeat == 1
+
+    def place(self, image: Image) -> int:
+        runs = image.words(*(value for run in self.runs for value in run))
+        return image.words(runs, len(self.runs), self.repeat, self.stride, self.count)
+
+
+def axis(random: np.random.Generator, most: int) -> Axis:
+    """A prefix, more often than a list of runs or one that repeats."""
+    repeat = int(random.choice([1, 1, 1, 1, 2, 3]))
+    runs, position = [], 0
+    for _ in range(int(random.choice([1, 1, 1, 1, 2, 3]))):
+        position += int(random.integers(0, 3)) if runs or repeat > 1 else 0
+        length = int(random.integers(1, max(2, most // repeat)))
+        runs.append((position, length))
+        position += length
+    stride = position + int(random.integers(0, 3))
+    return Axis(stride * repeat + int(random.integers(0, 3)), tuple(runs), repeat, stride)
+
+
+def int8(random: np.random.Generator, *shape: int) -> np.ndarray:
+    """Ordinary values, or only extreme ones, or small ones, whose sums often end in ties."""
+    kind = random.random()
+    if kind < 0.2:
+        return random.choice(np.array([-128, 127, 0], np.int8), shape)
+    if kind < 0.4:
+        return random.integers(-2, 3, shape, np.int8)
+    return random.integers(-128, 128, shape, np.int8)
+
+
+def activations(random: np.random.Generator, zero_point: int, *shape: int) -> np.ndarray:
+    """int8, sometimes all near the zero point."""
+    if random.random() < 0.3:
+        return np.clip(zero_point + random.integers(-2, 3, shape), -128, 127).astype(np.int8)
+    return int8(random, *shape)
+
+
+def requantisation(
+    random: np.random.Generator, rows: np.ndarray, want_proven: bool
+) -> LinearConstants:
+    """Constants for weights int8 (out, products): any there may be, or sensible ones."""
+    count = len(rows)
+    low, high = sorted(random.integers(-128, 128, 2).tolist())
+    if random.random() < 0.6:
+        low, high = -128, 127
+    largest = 1 << int(random.integers(1, 30 if want_proven else 31))
+    shift = random.integers(-20, 0, count) if want_proven else random.integers(-31, 9, count)
+    multiplier = random.integers(1 << 30, 1 << 31, count)
+    extreme = random.random(count) < 0.1
+    multiplier = np.where(extreme, random.choice([1 << 30, (1 << 31) - 1, 0], count), multiplier)
+    if random.random() < 0.7:  # outputs that use the range of int8
+        typical = np.abs(rows.astype(np.int64)).sum(axis=1) * int(random.choice([2, 60])) + 1
+        ideal = np.round(np.log2(100 / typical)).astype(np.int64)
+        shift = np.clip(ideal + random.integers(-1, 2, count), -31, -1 if want_proven else 8)
+        largest = int(np.median(typical)) + 1
+    return LinearConstants(
+        bias=random.integers(-largest, largest, count).astype(np.int32),
+        multiplier=multiplier.astype(np.int32),
+        shift=shift.astype(np.int8),
+        input_zero_point=int(random.choice([-128, 127, 0, random.integers(-128, 128)])),
+        output_zero_point=int(random.choice([-128, 127, 0, random.integers(-128, 128)])),
+        activation_min=low,
+        activation_max=high,
+    )
+
+
+@dataclass(frozen=True)
+class Side:
+    """A window along one side of an image."""
+
+    length: int
+    window: int
+    stride: int
+    dilation: int
+    pad: int
+    output: int
+
+
+def side(random: np.random.Generator, most: int, window: int, stride: int, dilation: int) -> Side:
+    reach = (window - 1) * dilation + 1
+    pad, behind = (int(random.integers(0, reach)) for _ in range(2))
+    if random.random() < 0.3:
+        pad = behind = 0
+    length = int(random.integers(max(1, reach - pad - behind), most + reach))
+    return Side(
+        length, window, stride, dilation, pad, (length + pad + behind - reach) // stride + 1
+    )
+
+
+def _window(rows: Side, columns: Side) -> tuple[int, ...]:
+    return tuple(
+        value
+        for name in ("length", "output", "window", "stride", "dilation", "pad")
+        for value in (getattr(rows, name), getattr(columns, name))
+    )
+
+
+def _linear_level(
+    image: Image,
+    constants: LinearConstants,
+    inputs: Axis | None,
+    outputs: Axis,
+    tile: tuple[int, int],
+) -> int:
+    c = constants
+    addresses = [
+        0 if inputs is None else inputs.place(image), outputs.place(image), image.array(c.bias),
+        image.array(c.multiplier), image.array(c.shift, 1),
+    ]  # fmt: skip
+    small = (c.input_zero_point, c.output_zero_point, c.activation_min, c.activation_max)
+    return image.place(struct.pack("<5I4b2H", *addresses, *small, *tile))
+
+
+def _inputs(image: Image, *tensors: np.ndarray) -> int:
+    return image.words(*(image.array(tensor, 16) for tensor in tensors))
+
+
+# --- cases by kind -------------------------------------------------------------------------------
+
+
+def conv2d(image: Image, want_proven: bool) -> Case:
+    random = image.random
+    is_pixel = random.random() < 0.4
+    window = (1, 1) if is_pixel else tuple(random.integers(1, 5, 2).tolist())
+    strides, dilation = random.integers(1, 4, 2).tolist(), random.integers(1, 3, 2).tolist()
+    rows, columns = (
+        side(random, 11, *each) for each in zip(window, strides, dilation, strict=True)
+    )
+    inputs, outputs = axis(random, 12), axis(random, 9)
+    weights = int8(random, outputs.store, *window, inputs.store)
+    kept = weights[outputs.indices][..., inputs.indices]
+    constants = requantisation(random, kept.reshape(outputs.count, -1), want_proven)
+    op = ir.Conv2D("op", ("input",), np.zeros((*window, inputs.count, outputs.count)))
+    shape = (rows.output, columns.output, outputs.count)
+    proven = want_proven and kernels.is_proven(constants, kept.reshape(outputs.count, -1))
+    kernel = kernels.choose(op, shape, proven, outputs.count)
+    room = int(random.choice([0, random.integers(0, 4000), 1 << 15]))
+    scratch = kernels.conv2d_scratch_bytes(op, shape, room)
+    level = _linear_level(
+        image, constants, inputs, outputs, kernels.tile(op, shape, kernel, scratch)
+    )
+    fields = (*_window(rows, columns), inputs.store, image.array(weights, 1), level)
+    x = activations(random, constants.input_zero_point, rows.length, columns.length, inputs.count)
+    text = f"{rows} {columns} {inputs} {outputs} {constants} room {room}"
+    return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)
+
+
+def depthwise_conv2d(image: Image, want_proven: bool, is_3x3: bool) -> Case:
+    random = image.random
+    window = (3, 3) if is_3x3 else tuple(random.integers(1, 6, 2).tolist())
+    strides = random.integers(1, 3 if is_3x3 else 4, 2).tolist()
+    dilation = [1, 1] if is_3x3 else random.integers(1, 3, 2).tolist()
+    rows, columns = (
+        side(random, 20, *each) for each in zip(window, strides, dilation, strict=True)
+    )
+    outputs = axis(random, 9)
+    weights = int8(random, *window, outputs.store)
+    kept = weights[..., outputs.indices].reshape(-1, outputs.count).T
+    constants = requantisation(random, kept, want_proven)
+    op = ir.DepthwiseConv2D(
+        "op", ("input",), np.zeros((*window, outputs.count, 1)),
+        strides=tuple(strides), dilation=tuple(dilation),
+    )  # fmt: skip
+    shape = (rows.output, columns.output, outputs.count)
+    proven = want_proven and kernels.is_proven(constants, kept)
+    kernel = kernels.choose(op, shape, proven, outputs.count)
+    scratch = kernels.depthwise_conv2d_scratch_bytes(op, shape)
+    level = _linear_level(image, constants, None, outputs, kernels.tile(op, shape, kernel, scratch))
+    fields = (*_window(rows, columns), 1, outputs.store, image.array(weights, 1), level)
+    x = activations(random, constants.input_zero_point, rows.length, columns.length, outputs.count)
+    text = f"{rows} {columns} {outputs} {constants}"
+    return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)
+
+
+def dense(image: Image, want_proven: bool) -> Case:
+    random = image.random
+    inputs, outputs = axis(random, 40), axis(random, 60)
+    weights = int8(random, outputs.store, inputs.store)
+    kept = weights[outputs.indices][:, inputs.indices]
+    constants = requantisation(random, kept, want_proven)
+    op = ir.Dense("op", ("input",), np.zeros((inputs.count, outputs.count)))
+    proven = want_proven and kernels.is_proven(constants, kept)
+    is_plain = len(inputs.runs) == 1 and outputs.is_plain
+    kernel = kernels.choose(op, (outputs.count,), proven, outputs.count, is_plain)
+    scratch = sum(2 * inputs.repeat * (-(-length // 4) * 4) for _, length in inputs.runs)
+    level = _linear_level(image, constants, inputs, outputs, (0, 0))
+    fields = (inputs.store, image.array(weights, 1), level)
+    x = activations(random, constants.input_zero_point, inputs.count)
+    text = f"{inputs} {outputs} {constants}"
+    return Case(kernel, image.words(*fields), _inputs(image, x), outputs.count, scratch, text)
+
+
+def add(image: Image) -> Case:
+    random = image.random
+    while True:
+        first, second, output = (int(random.integers(1 << 30, 1 << 31)) for _ in range(3))
+        low, high = sorted(random.integers(-128, 128, 2).tolist())
+        shifts = [-int(random.integers(0, 12)), -int(random.integers(0, 12))]
+        if random.random() < 0.5:  # the input of larger scale
+            first, shifts[0] = 1 << 30, 0
+        zero_points = random.integers(-128, 128, 3).tolist()
+        constants = AddConstants(
+            zero_points[0], first, shifts[0], zero_points[1], second, shifts[1], zero_points[2],
+            output, -int(random.integers(10, 22)), low, high,
+        )  # fmt: skip
+        if kernels.is_add_proven(constants):
+            break
+    size, c = int(random.integers(1, 300)), constants
+    level = image.place(
+        struct.pack(
+            "<I3i4b5b3x", size, c.input1_multiplier, c.input2_multiplier, c.output_multiplier,
+            c.input1_shift, c.input2_shift, c.output_shift, kernels.ADD_LEFT_SHIFT,
+            c.input1_zero_point, c.input2_zero_point, c.output_zero_point, c.activation_min,
+            c.activation_max,
+        )
+    )  # fmt: skip
+    tensors = _inputs(image, int8(random, size), int8(random, size))
+    return Case("add_proven", image.words(level), tensors, size, 0, str(constants))
+
+
+def average_pool2d(image: Image) -> Case:
+    random = image.random
+    window, strides = random.integers(1, 6, 2).tolist(), random.integers(1, 4, 2).tolist()
+    rows, columns = (side(random, 20, *each, 1) for each in zip(window, strides, strict=True))
+    channels = int(random.integers(1, 12))
+    level = image.words(channels)
+    x = int8(random, rows.length, columns.length, channels)
+    size = rows.output * columns.output * channels
+    op = image.words(*_window(rows, columns), level)
+    return Case("average_pool2d", op, _inputs(image, x), size, 0, f"{rows} {columns} {channels}")
+
+
+def kinds() -> list[Callable[[Image], Case]]:
+    """Every kind of case; a proven kernel is not named for all that want one."""
+
+    def with_(make: Callable[..., Case], *arguments: Any) -> Callable[[Image], Case]:
+        return lambda image: make(image, *arguments)
+
+    return [
+        with_(conv2d, False), with_(conv2d, True), with_(conv2d, True),
+        with_(depthwise_conv2d, False, False), with_(depthwise_conv2d, True, False),
+        with_(depthwise_conv2d, True, True), with_(depthwise_conv2d, True, True),
+        with_(depthwise_conv2d, True, True), with_(depthwise_conv2d, True, True),
+        with_(dense, False), with_(dense, True), with_(dense, True), with_(dense, True),
+        add, average_pool2d,
+    ]  # fmt: skip

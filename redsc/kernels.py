@@ -8,6 +8,7 @@ take the tile from the plan and lay out their scratch as described in each kerne
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -15,12 +16,9 @@ from redsc import ir
 from redsc.constants import ADD_LEFT_SHIFT, AddConstants, LinearConstants
 from redsc.groups import Axis, find_groups
 
-TILE_BYTES = 9216
-"""Packed pixels a convolution keeps in scratch while it goes through its channels."""
-
-MAX_TILE_PIXELS = 16
-"""Unpacking each weight once per 32 pixels would take 7 % off the keyword network's cycles, and
-2 KB more of scratch."""
+MOST_TILE_PIXELS = 64
+"""Pixels a convolution packs into scratch at once, where there is room. Its weights are unpacked
+once for all of them; more than 64 would take another 1 % off the keyword network's cycles."""
 
 STRIP_BYTES = 4096
 """Packed pixels of four channels a depthwise convolution keeps in scratch."""
@@ -45,38 +43,46 @@ GENERIC: dict[type[ir.Op], str] = {
 """Kernels that run every op of their kind."""
 
 
-def choose(op: ir.Op, output: ir.Shape, proven: bool = False) -> str:
+def choose(
+    op: ir.Op, output: ir.Shape, proven: bool = False, channels: int = 4, is_plain: bool = True
+) -> str:
     """Kernel of an op, as the name of a function in namespace `reds`.
 
-    output: its output's shape, of which the channels do not matter. `proven`: requantisation in
-    four instructions is exact for it (see `is_proven`).
+    output: its output's shape, of which the channels do not matter; channels: those of the
+    narrowest level. proven: requantisation in four instructions is exact (see `is_proven`).
+    is_plain: channels read and written are each one run of the store's, or one repeated.
     """
     match op:
         case ir.Conv2D():
-            return "conv2d_proven" if proven else "conv2d"
+            fills_block = output[0] * output[1] >= 4 and channels >= 2
+            return "conv2d_proven" if proven and fills_block else "conv2d"
         case ir.DepthwiseConv2D() if op.multiplier > 1:
             return "portable::depthwise_conv2d"
-        case ir.DepthwiseConv2D() if proven and _is_lined(op, output):
+        case ir.DepthwiseConv2D() if proven and channels >= 4 and _is_lined(op, output):
             stride = op.strides[_along(output)]
             return "depthwise_conv2d_3x3" if stride == 1 else "depthwise_conv2d_3x3_stride2"
         case ir.DepthwiseConv2D():
             return "depthwise_conv2d_proven" if proven else "depthwise_conv2d"
         case ir.Dense():
-            return "dense_proven" if proven else "dense"
+            return "dense_proven" if proven and channels >= 4 and is_plain else "dense"
         case ir.Add():
             return "add_proven" if proven else "add"
         case _:
             return GENERIC[type(op)]
 
 
-def scratch_bytes(graph: ir.Graph) -> dict[str, int]:
-    """Bytes of working memory of each op's kernel, by op name; ops without any are absent."""
+def scratch_bytes(graph: ir.Graph, room: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Bytes of working memory of each op's kernel, by op name; ops without any are absent.
+
+    The least that a kernel can do with, or as much as makes it faster and is not more than `room`.
+    """
     shapes, axes = ir.shapes(graph), find_groups(graph).axes
     result = {}
     for op in graph.ops:
         match op:
             case ir.Conv2D():
-                size = conv2d_scratch_bytes(op, shapes[op.name])
+                available = (room or {}).get(op.name, 0)
+                size = conv2d_scratch_bytes(op, shapes[op.name], available)
             case ir.DepthwiseConv2D() if op.multiplier == 1:
                 size = depthwise_conv2d_scratch_bytes(op, shapes[op.name])
             case ir.Dense():
@@ -87,18 +93,15 @@ def scratch_bytes(graph: ir.Graph) -> dict[str, int]:
     return result
 
 
-def tile(op: ir.LinearOp, output: ir.Shape, kernel: str) -> tuple[int, int]:
-    """Height and width, in output pixels, of what a kernel packs into scratch at once.
+def tile(op: ir.LinearOp, output: ir.Shape, kernel: str, scratch: int) -> tuple[int, int]:
+    """Height and width, in output pixels, of what a kernel packs at once into so many bytes.
 
     A convolution takes its pixels in reading order, so its tiles are one line of a multiple of 4.
     A depthwise 3x3 one takes whole lines, along the longer side: height is their number.
     """
     match op:
         case ir.Conv2D():
-            packed_bytes = 4 * 2 * _padded_products(op)
-            pixels = output[0] * output[1]
-            blocks = min(TILE_BYTES // packed_bytes, MAX_TILE_PIXELS // 4, -(-pixels // 4))
-            return 1, 4 * max(1, blocks)
+            return 1, _tile_pixels(op, output, scratch)
         case ir.DepthwiseConv2D() if kernel.startswith("depthwise_conv2d_3x3"):
             return _lines(op, output), output[_along(output)]
         case ir.DepthwiseConv2D():
@@ -107,10 +110,19 @@ def tile(op: ir.LinearOp, output: ir.Shape, kernel: str) -> tuple[int, int]:
             return 0, 0
 
 
-def conv2d_scratch_bytes(op: ir.Conv2D, output: ir.Shape) -> int:
+def conv2d_scratch_bytes(op: ir.Conv2D, output: ir.Shape, room: int) -> int:
     """int16 tile, int16 weights of two channels, and four int8 rows being gathered."""
-    products = _padded_products(op)
-    return 2 * products * tile(op, output, "conv2d")[1] + 2 * 2 * products + 4 * products
+    pixels = _tile_pixels(op, output, room)
+    return _padded_products(op) * (2 * pixels + 2 * 2 + 4)
+
+
+def _tile_pixels(op: ir.Conv2D, output: ir.Shape, scratch: int) -> int:
+    """A multiple of 4: of the tiles that fit in so many bytes, those that are fewest, and of these
+    the smallest."""
+    blocks = -(-output[0] * output[1] // 4)
+    fitting = (scratch // _padded_products(op) - 8) // (2 * 4)
+    tiles = -(-blocks // min(max(fitting, 1), MOST_TILE_PIXELS // 4))
+    return 4 * -(-blocks // tiles)
 
 
 def depthwise_conv2d_scratch_bytes(op: ir.DepthwiseConv2D, output: ir.Shape) -> int:

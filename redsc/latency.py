@@ -39,7 +39,7 @@ class Layer:
         pixels, taps = math.prod(self.output), math.prod(self.window)
         match self.kernel:
             case "conv2d" | "conv2d_1x1":
-                tiles = -(-pixels // kernels.MAX_TILE_PIXELS)
+                tiles = -(-pixels // kernels.MOST_TILE_PIXELS)
                 return {
                     "product": pixels * taps * inputs * outputs,
                     "weight": tiles * taps * inputs * outputs,

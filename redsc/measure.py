@@ -93,6 +93,7 @@ def level_costs(
             "parameters": cost.parameters(level.graph),
             "peak_activation_bytes": cost.peak_activation_bytes(level.graph),
             "arena_bytes": arena.size_bytes,
+            "least_arena_bytes": arena.least_bytes,
             "estimated_latency_ms": latency.milliseconds(level.graph, target),
         }
         for number, (level, arena) in enumerate(zip(network.levels, arenas, strict=True))

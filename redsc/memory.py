@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,8 +22,12 @@ ALIGNMENT = 16
 
 HILL_CLIMBING_STEPS = 200
 
-Scratch = Callable[[ir.Graph], Mapping[str, int]]
-"""Bytes of working memory each op's kernel needs while it runs, by op name; absent means none."""
+MOST_FOR_SPEED = 1.5
+"""A level's arena may be so many times the smallest one if that makes its kernels faster."""
+
+Scratch = Callable[[ir.Graph, Mapping[str, int]], Mapping[str, int]]
+"""Bytes of working memory each op's kernel takes while it runs, by op name, where so many are to be
+had; absent means none. With no room, the least that it needs."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,14 @@ class Arena:
 @dataclass(frozen=True)
 class ArenaPlan:
     """A level's memory. tensors holds every tensor (a Reshape lies on its input), scratch every
-    op that has some; size_bytes covers both."""
+    op that has some, and scratch_bytes how much; size_bytes covers both. least_bytes: of a plan
+    with slower kernels."""
 
     tensors: Mapping[str, int]
     scratch: Mapping[str, int]
+    scratch_bytes: Mapping[str, int]
     size_bytes: int
+    least_bytes: int
 
 
 def align(size_bytes: int, alignment: int = ALIGNMENT) -> int:
@@ -166,24 +173,49 @@ def _place(order: Sequence[Buffer], fixed: Mapping[Buffer, int], alignment: int)
     return Arena({buffer.name: offset for buffer, offset in placed.items()}, size)
 
 
-def plan_levels(graphs: Sequence[ir.Graph], scratch: Scratch | None) -> tuple[ArenaPlan, ...]:
+def plan_levels(
+    graphs: Sequence[ir.Graph], scratch: Scratch | None, limit_bytes: float = np.inf
+) -> tuple[ArenaPlan, ...]:
     """One plan per level, smallest level first or in any order: `graphs` are the levels' own.
 
-    Between writing the input and running, the level may still change, and the output is read
-    without knowing the level: so both lie at the same offset at every level. The input is at 0;
-    so is the output, unless both are alive at once, which puts it right behind the input.
+    Kernels get as much room as makes them faster, unless that takes an arena beyond limit_bytes or
+    MOST_FOR_SPEED. Between writing the input and running, the level may still change, and the
+    output is read without knowing the level: so both lie at the same offset at every level. The
+    input is at 0; so is the output, unless both are alive at once, which puts it right behind the
+    input.
     """
-    plans = tuple(plan_level(graph, scratch) for graph in graphs)
+    plans = tuple(_plan_fast_level(graph, scratch, limit_bytes) for graph in graphs)
     for level in plans[1:]:
         for graph, name in ((graphs[0], graphs[0].input.name), (graphs[0], graphs[0].output)):
             assert level.tensors[name] == plans[0].tensors[name], f"{graph.name}: {name} moves"
     return plans
 
 
-def plan_level(graph: ir.Graph, scratch: Scratch | None) -> ArenaPlan:
-    """The plan of one level; see plan_levels."""
+def _plan_fast_level(graph: ir.Graph, scratch: Scratch | None, limit_bytes: float) -> ArenaPlan:
+    least = plan_level(graph, scratch)
+    if scratch is None:
+        return least
+    limit = min(limit_bytes, MOST_FOR_SPEED * least.size_bytes)
+    sizes = cost.tensor_bytes(graph)
+    room = {
+        name: int(limit) - sum(align(sizes[tensor]) for tensor in alive)
+        for name, alive in cost.live_tensors(graph).items()
+    }
+    while max(room.values()) > 0:
+        fast = plan_level(graph, scratch, room)
+        if fast.size_bytes <= limit:
+            return replace(fast, least_bytes=least.size_bytes)
+        room = {name: size // 2 for name, size in room.items()}  # tensors left gaps
+    return least
+
+
+def plan_level(
+    graph: ir.Graph, scratch: Scratch | None, room: Mapping[str, int] | None = None
+) -> ArenaPlan:
+    """The smallest plan of one level, for kernels that use `room`; see plan_levels."""
     owner, spans, sizes = cost.storage(graph), cost.lifetimes(graph), cost.tensor_bytes(graph)
-    working = {} if scratch is None else {k: v for k, v in scratch(graph).items() if v > 0}
+    wanted = {} if scratch is None else scratch(graph, room or {})
+    working = {name: size for name, size in wanted.items() if size > 0}
     steps = {op.name: step for step, op in enumerate(graph.ops)}
     tensors = {
         name: Buffer(f"tensor {name}", sizes[name], first, last)
@@ -200,7 +232,9 @@ def plan_level(graph: ir.Graph, scratch: Scratch | None) -> ArenaPlan:
     return ArenaPlan(
         tensors={name: arena.offsets[tensors[root].name] for name, root in owner.items()},
         scratch={name: arena.offsets[buffer.name] for name, buffer in temporary.items()},
+        scratch_bytes=working,
         size_bytes=arena.size_bytes,
+        least_bytes=arena.size_bytes,
     )
 
 
@@ -220,7 +254,7 @@ def scratch_tables(
             tables[op.name] = group, np.zeros(full[group] + 1, np.int64)
     for width in range(1, max(full.values()) + 1):
         widths = {group: min(width, units) for group, units in full.items()}
-        needed = scratch(select_units(graph, grouping, prefixes(widths)))
+        needed = scratch(select_units(graph, grouping, prefixes(widths)), {})
         for name, (group, table) in tables.items():
             table[widths[group]] = needed.get(name, 0)
     return {name: (group, table) for name, (group, table) in tables.items() if table.any()}

@@ -135,14 +135,16 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     tflites = [tflite.write(level) for level in network.levels]
 
     progress.stage("plan memory")
-    arenas = memory.plan_levels(level_graphs, kernels.scratch_bytes)
+    board = boards.BOARDS[options.board]
+    limit = options.max_ram_bytes or board.ram_bytes - board.core_ram_bytes
+    arenas = memory.plan_levels(level_graphs, kernels.scratch_bytes, limit)
     device_plan = plan.build_plan(network, arenas)
     for step in device_plan.steps:
         log.info("%s runs %s", step.name, step.kernel)
     data_bytes = device_plan.data_bytes
     _check_flash(options, data_bytes)
     tflm_model = tflm.build(device_plan, tflites[-1]) if options.runtime == "tflm" else None
-    board, arena_bytes = boards.BOARDS[options.board], max(device_plan.arena_bytes)
+    arena_bytes = max(device_plan.arena_bytes)
     usage = _usage(board, device_plan, tflm_model)
     boards.check_fits(board, data_bytes, arena_bytes, usage)
 

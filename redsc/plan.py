@@ -111,7 +111,7 @@ class _Builder:
             for level in network.levels
         ]
         self.kernels = {
-            op.name: kernels.choose(op, self.shapes[op.name], self.is_proven(op))
+            op.name: self.kernel(op)
             for op in network.graph.ops
             if not isinstance(op, ir.Input | ir.Reshape)  # these compute nothing
         }
@@ -175,6 +175,22 @@ class _Builder:
 
     def kind(self, op: ir.Op) -> str:
         return "Lookup" if isinstance(op, ir.Logistic | ir.Tanh) else type(op).__name__
+
+    def kernel(self, op: ir.Op) -> str:
+        least = self.level_shapes[0][op.name][-1]
+        return kernels.choose(
+            op, self.shapes[op.name], self.is_proven(op), least, self.is_plain(op)
+        )
+
+    def is_plain(self, op: ir.Op) -> bool:
+        """Whether an op reads one run of channels, or one repeated, and writes one."""
+        axes = self.network.grouping.axes
+        return all(
+            len(compress(level[op.inputs[0]], axes[op.inputs[0]]).runs) == 1
+            and (written := compress(level[op.name], axes[op.name])).repeat == 1
+            and len(written.runs) == 1
+            for level in self.indices
+        )
 
     def is_proven(self, op: ir.Op) -> bool:
         """Whether short requantisation is exact at every level."""
@@ -258,7 +274,9 @@ class _Builder:
 
     def linear_level(self, op: ir.LinearOp, number: int) -> LinearLevel:
         c = constants.linear(op, self.network.levels[number])
-        tile = kernels.tile(op, self.level_shapes[number][op.name], self.kernels[op.name])
+        shape = self.level_shapes[number][op.name]
+        scratch = self.arenas[number].scratch_bytes.get(op.name, 0)
+        tile = kernels.tile(op, shape, self.kernels[op.name], scratch)
 
         def channels(name: str) -> Symbol:
             axis = self.network.grouping.axes[name]

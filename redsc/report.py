@@ -124,6 +124,10 @@ def rows(report: Json) -> list[tuple[str, ...]]:
         table.insert(-5, row("same argmax", of("fidelity", "argmax_agreement"), _share))
     if all("estimated_latency_ms" in level for level in levels):  # earlier reports have none
         table.insert(-3, row("latency, estimate, ms", of("estimated_latency_ms"), _milliseconds))
+    least = [level.get("least_arena_bytes") for level in levels]  # earlier reports have none
+    if None not in least and least != of("arena_bytes"):
+        place = [name for name, *_ in table].index("RAM arena, B")
+        table.insert(place + 1, row("  with slower kernels, B", least, _number))
     for group in levels[-1]["widths"]:
         if group not in report["fixed_groups"]:
             table.append(row(f"width {group}", of("widths", group), str))

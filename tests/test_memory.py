@@ -94,7 +94,7 @@ def levels_of(graph, shares=(0.25, 0.5, 1.0)):
         yield select_units(graph, grouping, prefixes(widths))
 
 
-def scratch(graph):
+def scratch(graph, _room):
     return {op.name: 2 * op.kernel.size % 97 for op in graph.linear_ops}
 
 
@@ -102,7 +102,7 @@ def assert_plan_holds(graph, level):
     """Runs the network on addresses: nothing alive is ever overwritten."""
     sizes, spans = cost.tensor_bytes(graph), cost.lifetimes(graph)
     buffers = [(level.tensors[n], sizes[n], *span) for n, span in spans.items()]
-    needed = {name: size for name, size in scratch(graph).items() if size}
+    needed = {name: size for name, size in scratch(graph, {}).items() if size}
     assert set(level.scratch) == set(needed)
     steps = [op.name for op in graph.ops]
     buffers += [

@@ -6,7 +6,9 @@
 
 namespace reds {
 
-// next() returns the kept channels' positions in the store, one after the other.
+// next() returns the kept channels' positions in the store, one after the other. left(): how many
+// of the following ones lie side by side, behind the one before; skip() leaves some of them out. left(): how many
+// of the following ones lie side by side, behind the one before; skip() leaves some of them out.
 class ChannelCursor {
  public:
   explicit ChannelCursor(const Channels& channels)
@@ -14,14 +16,21 @@ class ChannelCursor {
 
   uint32_t next() {
     const uint32_t channel = base_ + channels_.runs[run_].offset + step_;
-    if (++step_ == channels_.runs[run_].length) {
+    skip(1);
+    return channel;
+  }
+
+  uint32_t left() const { return step_ > 0 ? channels_.runs[run_].length - step_ : 0; }
+
+  void skip(uint32_t count) {
+    step_ += count;
+    if (step_ == channels_.runs[run_].length) {
       step_ = 0;
       if (++run_ == channels_.run_count) {
         run_ = 0;
         base_ += channels_.stride;
       }
     }
-    return channel;
   }
 
  private:

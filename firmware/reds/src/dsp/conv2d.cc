@@ -3,7 +3,10 @@
 // The image is taken in tiles of `tile_pixels`. A tile's windows are packed into scratch as int16
 // x - zero_point, products in pairs, four pixels beside each other; then the weights of two
 // channels at a time are expanded to int16 likewise (the only place that sees the store's layout)
-// and multiplied with the whole tile. Products are padded with zeros to a multiple of four.
+// and multiplied with the whole tile. Products are padded to a multiple of four with pixels of zero;
+// so up to three bytes behind a row of weights are read but count for nothing.
+//
+// Where pixels or channels do not fill a block, the last block takes some for a second time.
 //
 // Scratch: tile (padded * tile_pixels int16), weights (padded * 2 int16), rows (padded * 4 int8).
 #include "reds/kernels.h"
@@ -13,14 +16,14 @@
 #include "../channels.h"
 #include "simd.h"
 
-// conv2d_pack.S and conv2d_blocks.S
+// conv2d_pack.S and conv2d_channels.S
 extern "C" void reds_pack_pixels(const int8_t* const rows[4], uint32_t words,
                                  uint32_t minus_zero_point, uint32_t* packed);
 extern "C" void reds_pack_doubled_pixels(const int8_t* const rows[4], uint32_t words,
                                          uint32_t minus_zero_point, uint32_t* packed);
-extern "C" void reds_pack_weights(const int8_t* row0, const int8_t* row1, uint32_t words,
-                                  uint32_t* packed);
-extern "C" void reds_conv2d_blocks(const void* job);
+extern "C" void reds_copy_lines(int8_t* to, uint32_t to_step, const int8_t* from,
+                                uint32_t from_step, uint32_t lines, uint32_t bytes);
+extern "C" void reds_conv2d_channels(void* job);
 
 namespace reds {
 namespace dsp {
@@ -90,31 +93,64 @@ __attribute__((naked, noinline)) void multiply_block(const uint32_t* /*x*/, cons
 #undef REDS_MULTIPLY
 #undef REDS_STEP
 
-// Neither argument needs to be aligned; a call of memcpy would go byte by byte.
-inline void copy(int8_t* to, const int8_t* from, uint32_t bytes) {
-  for (; bytes >= 4; bytes -= 4, from += 4, to += 4) {
-    const uint32_t word = load_word(from);
-    __builtin_memcpy(to, &word, sizeof(word));
-    asm volatile("" ::: "memory");  // or the compiler makes this loop a call of memcpy
-  }
-  for (; bytes > 0; --bytes) {
-    *to++ = *from++;
+// Whole words, the last one too.
+inline void fill(int8_t* to, int8_t value, uint32_t bytes) {
+  const uint32_t word = static_cast<uint8_t>(value) * 0x01010101u;
+  for (uint32_t i = 0; i < bytes; i += 4) {
+    __builtin_memcpy(to + i, &word, sizeof(word));
     asm volatile("" ::: "memory");
   }
 }
 
-inline void fill(int8_t* to, int8_t value, uint32_t bytes) {
-  for (; bytes > 0; --bytes) {
-    *to++ = value;
-    asm volatile("" ::: "memory");
+// The taps of a window, along one side, that lie in the image: `count` from `first` on, the first
+// one at `position`.
+struct Taps {
+  uint32_t first = 0, count = 0;
+  int32_t position;
+  bool is_whole;
+
+  Taps(int32_t start, int32_t taps, int32_t dilation, int32_t length) : position(start) {
+    while (position < 0 && taps > 0) {
+      position += dilation;
+      ++first;
+      --taps;
+    }
+    int32_t last = position + (taps - 1) * dilation;
+    is_whole = first == 0 && last < length;
+    for (; last >= length && taps > 0; last -= dilation) --taps;
+    count = static_cast<uint32_t>(taps);
   }
-}
+};
+
+// A window's values: lines of the kernel, `step` bytes apart.
+struct Lines {
+  const int8_t* first;
+  uint32_t step;
+};
 
 // Walks the output pixels and finds each one's window.
 class Windows {
  public:
   Windows(const Conv2D& op, const LinearLevel& level, const int8_t* input)
-      : window_(op.window), level_(level), input_(input), channels_(level.inputs->count) {}
+      : window_(op.window),
+        level_(level),
+        input_(input),
+        channels_(level.inputs->count),
+        line_bytes_(static_cast<uint32_t>(op.window.kernel_width) * channels_),
+        line_step_(static_cast<uint32_t>(op.window.dilation_height * op.window.input_width) *
+                   channels_),
+        is_pixel_(op.window.kernel_height == 1 && op.window.kernel_width == 1 &&
+                  op.window.pad_top == 0 && op.window.pad_left == 0),
+        packs_lines_(op.window.dilation_width == 1 &&
+                     (op.window.kernel_height == 1 || line_bytes_ % 4 == 0)) {}
+
+  uint32_t line_bytes() const { return line_bytes_; }
+
+  // Whether a window is one pixel of the image.
+  bool is_pixel() const { return is_pixel_; }
+  const int8_t* pixel() const {
+    return at(y_ * window_.stride_height, x_ * window_.stride_width);
+  }
 
   void advance() {
     if (++x_ == window_.output_width) {
@@ -123,46 +159,29 @@ class Windows {
     }
   }
 
-  // Whether a window is one pixel of the image, to be read where it is.
-  bool is_pixel() const {
-    return window_.kernel_height == 1 && window_.kernel_width == 1 && window_.pad_top == 0 &&
-           window_.pad_left == 0;
+  void move_to(uint32_t pixel) {
+    const uint32_t width = static_cast<uint32_t>(window_.output_width);
+    y_ = static_cast<int32_t>(pixel / width);
+    x_ = static_cast<int32_t>(pixel % width);
   }
 
-  const int8_t* pixel() const {
-    return at(y_ * window_.stride_height, x_ * window_.stride_width);
-  }
-
-  // Copies the window, (kernel_height, kernel_width, channels), zero points outside the image.
-  void gather(int8_t* row) const {
-    const uint32_t line_bytes = static_cast<uint32_t>(window_.kernel_width) * channels_;
-    const int32_t left = x_ * window_.stride_width - window_.pad_left;
-    const bool is_plain = window_.dilation_width == 1;
-    // taps of a line that lie in the image, if neighbours do
-    const int32_t begin = left < 0 ? clamp(-left, 0, window_.kernel_width) : 0;
-    const int32_t end = clamp(window_.input_width - left, begin, window_.kernel_width);
-    const uint32_t before = static_cast<uint32_t>(begin) * channels_;
-    const uint32_t inside = static_cast<uint32_t>(end - begin) * channels_;
-    int32_t y = y_ * window_.stride_height - window_.pad_top;
-    const int8_t* line = at(y, left);
-    const int32_t step =
-        window_.dilation_height * window_.input_width * static_cast<int32_t>(channels_);
-    for (int32_t ky = window_.kernel_height; ky > 0; --ky) {
-      if (y < 0 || y >= window_.input_height) {
-        fill(row, level_.input_zero_point, line_bytes);
-      } else if (is_plain) {
-        if (before > 0) fill(row, level_.input_zero_point, before);
-        copy(row + before, line + before, inside);
-        if (before + inside < line_bytes) {
-          fill(row + before + inside, level_.input_zero_point, line_bytes - before - inside);
-        }
-      } else {
-        gather_line(row, y, left);
-      }
-      row += line_bytes;
-      line += step;
-      y += window_.dilation_height;
+  // Where they are or, with zero points outside the image, copied to `row`, which has room for a
+  // multiple of four bytes.
+  Lines lines(int8_t* row) const {
+    const int32_t y = y_ * window_.stride_height, x = x_ * window_.stride_width;
+    const Taps lines(y - window_.pad_top, window_.kernel_height, window_.dilation_height,
+                     window_.input_height);
+    const Taps taps(x - window_.pad_left, window_.kernel_width, window_.dilation_width,
+                    window_.input_width);
+    const bool is_inside = lines.is_whole && taps.is_whole;
+    const int8_t* const from = at(lines.position, taps.position);
+    if (is_inside && packs_lines_) return {from, line_step_};
+    if (!is_inside) {
+      fill(row, level_.input_zero_point,
+           static_cast<uint32_t>(window_.kernel_height) * line_bytes_);
     }
+    gather(lines, taps, from, row + lines.first * line_bytes_ + taps.first * channels_);
+    return {row, line_bytes_};
   }
 
  private:
@@ -170,25 +189,26 @@ class Windows {
     return input_ + (y * window_.input_width + x) * static_cast<int32_t>(channels_);
   }
 
-  void gather_line(int8_t* row, int32_t y, int32_t left) const {
-    for (int32_t kx = 0; kx < window_.kernel_width; ++kx, row += channels_) {
-      const int32_t x = left + kx * window_.dilation_width;
-      if (x < 0 || x >= window_.input_width) {
-        fill(row, level_.input_zero_point, channels_);
-      } else {
-        copy(row, at(y, x), channels_);
-      }
+  void gather(const Taps& lines, const Taps& taps, const int8_t* from, int8_t* row) const {
+    if (window_.dilation_width == 1) {
+      reds_copy_lines(row, line_bytes_, from, line_step_, lines.count, taps.count * channels_);
+      return;
+    }
+    const uint32_t tap_step = static_cast<uint32_t>(window_.dilation_width) * channels_;
+    for (uint32_t line = lines.count; line > 0; --line, from += line_step_, row += line_bytes_) {
+      reds_copy_lines(row, channels_, from, tap_step, taps.count, channels_);
     }
   }
 
   const Window& window_;
   const LinearLevel& level_;
   const int8_t* const input_;
-  const uint32_t channels_;
+  const uint32_t channels_, line_bytes_, line_step_;
+  const bool is_pixel_, packs_lines_;
   int32_t y_ = 0, x_ = 0;
 };
 
-// Four rows of int8 as (x - zero_point) * times: (pairs, 4 pixels).
+// Four rows of int8 as (x - zero_point) * times: (pairs, 4 pixels), zeros behind them.
 template <int times>
 void pack_pixels(const int8_t* const rows[kPixels], uint32_t products, uint32_t minus_zero_point,
                  uint32_t* packed) {
@@ -198,24 +218,21 @@ void pack_pixels(const int8_t* const rows[kPixels], uint32_t products, uint32_t 
                                                                packed);
     packed += words * 2 * kPixels;
   }
+  const uint32_t first_two = rest < 3 ? 0xFFFFu : ~0u;  // of products 0 and 2
+  const uint32_t last_two = rest < 2 ? 0 : 0xFFFFu;     // of products 1 and 3
   for (uint32_t i = 0; rest > 0 && i < kPixels; ++i) {
-    // what is added behind the row meets zero weights
     const uint32_t word = load_partial_word(rows[i] + 4 * words, rest);
-    const uint32_t even = sxtab16(minus_zero_point, word);
-    const uint32_t odd = sxtab16_odd(minus_zero_point, word);
+    const uint32_t even = sxtab16(minus_zero_point, word) & first_two;
+    const uint32_t odd = sxtab16_odd(minus_zero_point, word) & last_two;
     packed[i] = times == 2 ? sadd16(even, even) : even;
     packed[kPixels + i] = times == 2 ? sadd16(odd, odd) : odd;
   }
 }
 
 // Weights of two channels: (pairs, 2 channels).
-void pack_weights(const int8_t* row0, const int8_t* row1, uint32_t products, uint32_t* packed) {
-  const uint32_t words = products / 4, rest = products % 4;
-  if (words > 0) reds_pack_weights(row0, row1, words, packed);
-  if (rest > 0) {
-    packed += words * 2 * kChannels;
-    const uint32_t word0 = load_partial_word(row0 + 4 * words, rest);
-    const uint32_t word1 = load_partial_word(row1 + 4 * words, rest);
+void pack_weights(const int8_t* row0, const int8_t* row1, uint32_t words, uint32_t* packed) {
+  for (; words > 0; --words, row0 += 4, row1 += 4, packed += 2 * kChannels) {
+    const uint32_t word0 = load_word(row0), word1 = load_word(row1);
     packed[0] = sxtb16(word0);
     packed[1] = sxtb16(word1);
     packed[2] = sxtb16_odd(word0);
@@ -235,6 +252,9 @@ class WeightRows {
                   (taps_ == 1 || inputs.count == op.store_inputs)),
         weights_(op.weights + (is_whole_ ? inputs.runs[0].offset : 0)) {}
 
+  bool is_whole() const { return is_whole_; }
+  uint32_t row_bytes() const { return row_bytes_; }
+
   const int8_t* of(uint32_t channel, int8_t* row) const {
     const int8_t* const weights = weights_ + channel * row_bytes_;
     if (is_whole_) return weights;
@@ -248,7 +268,8 @@ class WeightRows {
       for (uint32_t repeat = 0; repeat < inputs_.repeat; ++repeat) {
         for (uint32_t run = 0; run < inputs_.run_count; ++run) {
           const uint32_t length = inputs_.runs[run].length;
-          copy(to, weights + repeat * inputs_.stride + inputs_.runs[run].offset, length);
+          const int8_t* from = weights + repeat * inputs_.stride + inputs_.runs[run].offset;
+          reds_copy_lines(to, 0, from, 0, 1, length);
           to += length;
         }
       }
@@ -274,138 +295,218 @@ struct Scratch {
   }
 };
 
-// Packs the next `pixels` windows; a last incomplete block repeats its last window.
+// Output pixels from `start` on, in blocks of four. The last block begins `back` pixels earlier.
+struct Tile {
+  uint32_t start, blocks, back;
+
+  Tile(uint32_t start, uint32_t end, uint32_t tile_pixels) : start(start) {
+    const uint32_t pixels = end - start < tile_pixels ? end - start : tile_pixels;
+    blocks = (pixels + kPixels - 1) / kPixels;
+    const uint32_t missing = blocks * kPixels - pixels;
+    back = start + pixels < kPixels ? 0 : missing;
+  }
+
+  uint32_t first_pixel(uint32_t block) const {
+    return start + block * kPixels - (block + 1 == blocks ? back : 0);
+  }
+};
+
+// Packs the windows of a tile. Pixels behind the image, which there are in an image of less than
+// four, repeat its last one.
 template <int times>
-void pack_tile(Windows& windows, const LinearLevel& level, uint32_t products, uint32_t pixels,
-               const Scratch& scratch) {
+void pack_tile(Windows& windows, const LinearLevel& level, uint32_t products, const Tile& tile,
+               uint32_t pixels, const Scratch& scratch) {
   const uint32_t minus_zero_point = negated_pair(level.input_zero_point);
   uint32_t* packed = scratch.tile;
-  for (uint32_t first = 0; first < pixels; first += kPixels) {
+  for (uint32_t block = 0; block < tile.blocks; ++block) {
+    const uint32_t first = tile.first_pixel(block);
+    windows.move_to(first);
     const int8_t* rows[kPixels];
+    uint32_t steps[kPixels] = {};
+    uint32_t bytes = products;  // that are packed together
     for (uint32_t i = 0; i < kPixels; ++i) {
       if (first + i >= pixels) {
         rows[i] = rows[i - 1];
+        steps[i] = steps[i - 1];
         continue;
       }
-      int8_t* const row = scratch.rows + i * scratch.padded;
-      if (!windows.is_pixel()) windows.gather(row);
-      rows[i] = windows.is_pixel() ? windows.pixel() : row;
+      if (windows.is_pixel()) {
+        rows[i] = windows.pixel();
+      } else {
+        const Lines lines = windows.lines(scratch.rows + i * scratch.padded);
+        rows[i] = lines.first;
+        steps[i] = lines.step;
+        if (lines.step != windows.line_bytes()) bytes = windows.line_bytes();
+      }
       windows.advance();
     }
-    pack_pixels<times>(rows, products, minus_zero_point, packed);
-    packed += scratch.padded / 2 * kPixels;
+    for (uint32_t line = 0;;) {
+      pack_pixels<times>(rows, bytes, minus_zero_point, packed);
+      packed += (bytes + 3) / 4 * 2 * kPixels;
+      line += bytes;
+      if (line == products) break;
+      for (uint32_t i = 0; i < kPixels; ++i) rows[i] += steps[i];
+    }
   }
 }
 
-// Two channels, or one, of all pixels of a tile, for any requantisation.
-struct GeneralTile {
-  static constexpr int kTimes = 1;  // what packed pixels are multiplied with
+// Neighbouring channels of the level, two by two, and their weights in the store.
+struct Pairs {
+  uint32_t channel, count;
+  const int8_t *row0, *row1;  // of the first pair; the next one's are row_step bytes behind
+  uint32_t row_step;
+};
 
-  static void multiply(const LinearLevel& level, uint32_t channel, uint32_t channels,
-                       uint32_t pixels, const Scratch& scratch, int8_t* output) {
-    const uint32_t last = channel + channels - 1;
-    const GeneralRequantization requantize0(level, channel), requantize1(level, last);
-    const int32_t bias0 = level.bias[channel], bias1 = level.bias[last];
-    const uint32_t pairs = scratch.padded / 2, stride = level.outputs->count;
-    const uint32_t* packed = scratch.tile;
-    for (uint32_t first = 0; first < pixels; first += kPixels, packed += pairs * kPixels) {
-      int32_t sums[kChannels][kPixels] = {{bias0, bias0, bias0, bias0},
-                                          {bias1, bias1, bias1, bias1}};
-      multiply_block(packed, scratch.weights, pairs, sums[0]);
-      for (uint32_t i = 0; i < kPixels && first + i < pixels; ++i, output += stride) {
-        output[0] = static_cast<int8_t>(requantize0(sums[0][i]));
-        if (channels > 1) output[1] = static_cast<int8_t>(requantize1(sums[1][i]));
-      }
+// Where outputs go, and how many of a block there are.
+struct Output {
+  int8_t* bytes;
+  uint32_t pixels, channels;
+
+  void store(uint32_t pixel, uint32_t channel, int8_t values[kPixels][kChannels]) const {
+    for (uint32_t i = 0; i < kPixels && pixel + i < pixels; ++i) {
+      int8_t* const to = bytes + (pixel + i) * channels + channel;
+      to[0] = values[i][0];
+      if (channels > 1) to[1] = values[i][1];
     }
   }
 };
 
-// What the loops in assembly need of two channels, in the order that they know.
+// Channels of all of a tile's pixels, for any requantisation.
+struct General {
+  static constexpr int kTimes = 1;  // what packed pixels are multiplied with
+
+  static void multiply(const LinearLevel& level, Pairs pairs, const Tile& tile,
+                       const Scratch& scratch, const Output& output) {
+    for (; pairs.count > 0; --pairs.count) {
+      pack_weights(pairs.row0, pairs.row1, scratch.padded / 4, scratch.weights);
+      const uint32_t next = pairs.channel + (output.channels > 1 ? 1 : 0);
+      const GeneralRequantization requantize0(level, pairs.channel), requantize1(level, next);
+      const int32_t bias0 = level.bias[pairs.channel], bias1 = level.bias[next];
+      const uint32_t* packed = scratch.tile;
+      for (uint32_t block = 0; block < tile.blocks; ++block) {
+        int32_t sums[kChannels][kPixels] = {{bias0, bias0, bias0, bias0},
+                                            {bias1, bias1, bias1, bias1}};
+        multiply_block(packed, scratch.weights, scratch.padded / 2, sums[0]);
+        int8_t values[kPixels][kChannels];
+        for (uint32_t i = 0; i < kPixels; ++i) {
+          values[i][0] = static_cast<int8_t>(requantize0(sums[0][i]));
+          values[i][1] = static_cast<int8_t>(requantize1(sums[1][i]));
+        }
+        output.store(tile.first_pixel(block), pairs.channel, values);
+        packed += scratch.padded / 2 * kPixels;
+      }
+      pairs.channel += kChannels;
+      pairs.row0 += pairs.row_step;
+      pairs.row1 += pairs.row_step;
+    }
+  }
+};
+
+// What the loops in assembly need, in the order that they know; they change it.
 struct Job {
-  int32_t multiplier0, rounding0, shift0;
-  int32_t multiplier1, rounding1, shift1;
-  int32_t bias0, bias1;  // doubled
-  uint32_t output_step;  // bytes from pixel to pixel
-  const uint32_t *weights, *weights_end;
+  const int8_t *row0, *row1;
+  uint32_t words;  // of four products
+  uint32_t* weights;
+  const int32_t *bias, *multiplier;
+  const int8_t* shift;
+  int32_t zero_point;
   const uint32_t* x;
-  int8_t* output;   // of the first channel; the second one's is beside it
-  uint32_t blocks;  // of four pixels
+  int8_t* output;        // of the first channel and pixel
+  uint32_t output_step;  // bytes from pixel to pixel
+  uint32_t blocks;
+  uint32_t back;         // bytes
+  uint32_t row_step;
   uint32_t pairs;
 };
 
 // The same in four instructions for each output. Packed pixels are doubled, because that wants
 // doubled sums.
-struct ProvenTile {
+struct Proven {
   static constexpr int kTimes = 2;
 
-  static void multiply(const LinearLevel& level, uint32_t channel, uint32_t channels,
-                       uint32_t pixels, const Scratch& scratch, int8_t* output) {
-    const uint32_t last = channel + channels - 1;
-    const ProvenRequantization requantize0(level, channel), requantize1(level, last);
-    const uint32_t pairs = scratch.padded / 2;
-    const uint32_t stride = level.outputs->count;
-    Job job = {requantize0.multiplier, requantize0.rounding, requantize0.shift,
-               requantize1.multiplier, requantize1.rounding, requantize1.shift,
-               2 * level.bias[channel], 2 * level.bias[last], stride,
-               scratch.weights, scratch.weights + pairs * kChannels, scratch.tile,
-               output, pixels / kPixels, pairs};
-    if (channels == kChannels && job.blocks > 0) {
-      reds_conv2d_blocks(&job);
-      job.x += job.blocks * pairs * kPixels;
-      output += job.blocks * kPixels * stride;
-      pixels %= kPixels;
-    }
-    // What would reach beyond the tensor is computed beside it.
-    int8_t bytes[kPixels][kChannels];
-    job.output = bytes[0];
-    job.output_step = kChannels;
-    job.blocks = 1;
-    for (uint32_t first = 0; first < pixels; first += kPixels, job.x += pairs * kPixels) {
-      reds_conv2d_blocks(&job);
-      for (uint32_t i = 0; i < kPixels && first + i < pixels; ++i, output += stride) {
-        for (uint32_t c = 0; c < channels; ++c) output[c] = bytes[i][c];
-      }
-    }
+  static void multiply(const LinearLevel& level, const Pairs& pairs, const Tile& tile,
+                       const Scratch& scratch, const Output& output) {
+    const uint32_t step = output.channels;
+    Job job = {pairs.row0, pairs.row1, scratch.padded / 4, scratch.weights,
+               level.bias + pairs.channel, level.multiplier + pairs.channel,
+               level.shift + pairs.channel, level.output_zero_point, scratch.tile,
+               output.bytes + tile.start * step + pairs.channel, step, tile.blocks,
+               tile.back * step, pairs.row_step, pairs.count};
+    reds_conv2d_channels(&job);
   }
 };
 
-template <typename Tile>
+// The next channels, as many pairs as lie evenly in the store; a last one goes with that before it.
+class PairCursor {
+ public:
+  PairCursor(const LinearLevel& level, const WeightRows& rows, const Scratch& scratch)
+      : rows_(rows), scratch_(scratch), cursor_(*level.outputs), count_(level.outputs->count) {}
+
+  bool is_done() const { return next_ >= count_; }
+
+  Pairs next() {
+    uint32_t channel = next_, pairs = 1;
+    if (next_ + 1 == count_ && next_ > 0) {
+      --channel;
+    } else {
+      last_ = cursor_.next();
+      ++next_;
+    }
+    const uint32_t first = last_;
+    if (next_ < count_) {
+      last_ = cursor_.next();
+      ++next_;
+    }
+    const uint32_t second = last_;
+    if (rows_.is_whole() && second == first + 1) {
+      const uint32_t more = cursor_.left() / kChannels;
+      last_ += kChannels * more;
+      next_ += kChannels * more;
+      cursor_.skip(kChannels * more);
+      pairs += more;
+    }
+    return {channel, pairs, rows_.of(first, scratch_.rows),
+            rows_.of(second, scratch_.rows + scratch_.padded), kChannels * rows_.row_bytes()};
+  }
+
+ private:
+  const WeightRows& rows_;
+  const Scratch& scratch_;
+  ChannelCursor cursor_;
+  const uint32_t count_;
+  uint32_t next_ = 0;  // channel of the level
+  uint32_t last_ = 0;  // channel of the store that was taken last
+};
+
+template <typename Requantization>
 void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
   const Window& window = op.window;
   const uint32_t pixels = static_cast<uint32_t>(window.output_height * window.output_width);
   const uint32_t products =
       static_cast<uint32_t>(window.kernel_height * window.kernel_width) * level.inputs->count;
   const Scratch scratch(buffers.scratch, products, level.tile_width);
+  const Output output = {buffers.output, pixels, level.outputs->count};
   Windows windows(op, level, buffers.inputs[0]);
   const WeightRows rows(op, *level.inputs);
   for (uint32_t start = 0; start < pixels; start += level.tile_width) {
-    const uint32_t count =
-        pixels - start < level.tile_width ? pixels - start : level.tile_width;
-    pack_tile<Tile::kTimes>(windows, level, products, count, scratch);
-    int8_t* const output = buffers.output + start * level.outputs->count;
-    ChannelCursor channel(*level.outputs);
-    for (uint32_t i = 0; i < level.outputs->count; i += kChannels) {
-      const uint32_t channels = level.outputs->count - i < kChannels ? 1 : kChannels;
-      const int8_t* row0 = rows.of(channel.next(), scratch.rows);
-      const int8_t* row1 = row0;
-      if (channels == kChannels) {
-        row1 = rows.of(channel.next(), scratch.rows + scratch.padded);
-      }
-      pack_weights(row0, row1, products, scratch.weights);
-      Tile::multiply(level, i, channels, count, scratch, output + i);
+    const Tile tile(start, pixels, level.tile_width);
+    pack_tile<Requantization::kTimes>(windows, level, products, tile, pixels, scratch);
+    PairCursor cursor(level, rows, scratch);
+    while (!cursor.is_done()) {
+      Requantization::multiply(level, cursor.next(), tile, scratch, output);
     }
-    ActivationClamp(level).apply(output, count * level.outputs->count);
   }
+  ActivationClamp(level).apply(buffers.output, pixels * level.outputs->count);
 }
 
 }  // namespace
 
 void conv2d(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
-  convolve<GeneralTile>(op, level, buffers);
+  convolve<General>(op, level, buffers);
 }
 
 void conv2d_proven(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
-  convolve<ProvenTile>(op, level, buffers);
+  convolve<Proven>(op, level, buffers);
 }
 
 }  // namespace dsp

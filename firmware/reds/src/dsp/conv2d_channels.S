@@ -1,11 +1,12 @@
-// The loops of conv2d.cc for requantisation in four instructions: two channels of all of a tile's
-// pixels, four at a time, from packed values to bytes.
+// The loops of conv2d.cc for requantisation in four instructions: from packed pixels and the store's
+// weights to bytes, for many pairs of channels that follow each other.
 //
-//   void reds_conv2d_blocks(const Job* job);
+//   void reds_conv2d_channels(Job* job);
 //
-// Cycles of a block of 2 channels by 4 pixels, on a Cortex-M4 without wait states: 16 for every
-// pair of products (16 of them), 3.5 for every 16 pairs, and 84 for bias, bytes and the loops:
-// 1.17 per product when a window has 64 of them.
+// Cycles on a Cortex-M4 without wait states, of a block of 2 channels by 4 pixels: 16 for every pair
+// of products (16 of them), 3.5 for every 16 pairs, and 84 for bias, bytes and the loops: 1.17 per
+// product when a window has 64 of them. Two channels cost 90 and 1.7 for every product of a window:
+// their weights are packed once for all blocks.
 #if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
 
   .syntax unified
@@ -14,20 +15,33 @@
   .equ kPairsPerPass, 16
   .equ kStepCode, 56  // bytes of code of a step
 
-// A Job's words live in s0 ... s14:
-//   s0, s1, s2   multiplier, rounding, shift of the first channel
+// Bytes from the start of a Job, which lies at [sp].
+  .equ kRows, 0
+  .equ kWords, 8
+  .equ kPacked, 12
+  .equ kBias, 16
+  .equ kMultiplier, 20
+  .equ kShift, 24
+  .equ kZeroPoint, 28
+  .equ kX, 32
+  .equ kOutput, 36
+  .equ kOutputStep, 40
+  .equ kBlocks, 44
+  .equ kBack, 48
+  .equ kRowStep, 52
+  .equ kPairs, 56
+
+// While two channels are computed:
+//   s0, s1, s2   multiplier, rounding, shift of the first one
 //   s3, s4, s5   of the second one
 //   s6, s7       their biases, doubled
-//   s8           output_step: bytes from pixel to pixel
-//   s9           weights
-//   s10          weights_end
+//   s8           output_step
+//   s9, s10      packed weights, and where they end
 //   s11          x
 //   s12          output of the first channel
-//   s13          blocks
-//   s14          pairs
-// and then:
-//   s14 where to enter a pass for the pairs behind the first one
-//   s15 what to add to x for that; half of it to the weights
+//   s13          blocks that are left
+//   s14          where to enter a pass for the pairs of products behind the first one
+//   s15          what to add to x for that; half of it to the weights
 
 // One pair of products of two channels (r2, r3) and four pixels: r4 ... r7, r8 ... r11 are the sums
 // on top of from0 ... from7. 6 loads and 8 multiplications in 16 cycles; all registers there are.
@@ -58,30 +72,107 @@
   add r1, r2
 .endm
 
-  .section .text.reds_conv2d_blocks, "ax", %progbits
-  .global reds_conv2d_blocks
-  .type reds_conv2d_blocks, %function
+// Weights of four products of two channels: (2 pairs, 2 channels).
+.macro pack_words a, b
+  sxtb16 r6, \a
+  sxtb16 r7, \b
+  sxtb16 r8, \a, ror #8
+  sxtb16 r9, \b, ror #8
+  stmia r3!, {r6-r9}
+.endm
+
+// rounding = (1 << (shift - 1)) + (zero_point << shift); r0 = 2 * zero_point + 1
+.macro rounding to, shift
+  subs r1, \shift, #1
+  lsl \to, r0, r1
+.endm
+
+  .section .text.reds_conv2d_channels, "ax", %progbits
+  .global reds_conv2d_channels
+  .type reds_conv2d_channels, %function
   .thumb_func
-reds_conv2d_blocks:
-  push {r4-r11, lr}
-  vldm r0, {s0-s14}
-  // The first pair takes the biases along. The others go in passes of 16, of which the first one
-  // is entered so that the last one is whole.
-  vmov r2, s14
+reds_conv2d_channels:
+  push {r0, r4-r11, lr}
+  mov r12, r0
+  // The first pair of products takes the biases along. The others go in passes of 16, of which the
+  // first one is entered so that the last one is whole.
+  ldr r2, [r12, #kWords]
+  lsls r2, #1
   subs r2, #1
-  rsb r2, r2, #0
+  rsbs r2, r2, #0
   and r2, r2, #(kPairsPerPass - 1)  // pairs to skip
   rsb r3, r2, #1
-  lsls r12, r3, #4
-  vmov s15, r12
+  lsls r3, #4
+  vmov s15, r3
   movs r3, #kStepCode
   mul r2, r2, r3
-  adr.w r3, 2f
+  adr.w r3, 5f
   add r3, r2
   orr r3, r3, #1
   vmov s14, r3
-  vmov r0, s11
-1:                                // a block; r0 = x
+1:                                // two channels; r12 = job
+  ldm r12, {r0-r3}
+  vmov s9, r3
+  ldr lr, [r12, #kRowStep]
+  add r4, r0, lr
+  add r5, r1, lr
+  strd r4, r5, [r12, #kRows]
+  lsrs r2, #1
+  bcc 2f
+  ldr r4, [r0], #4
+  ldr r5, [r1], #4
+  pack_words r4, r5
+  cbz r2, 3f
+2:
+  ldr r4, [r0], #4
+  ldr r10, [r0], #4
+  ldr r5, [r1], #4
+  ldr r11, [r1], #4
+  pack_words r4, r5
+  pack_words r10, r11
+  subs r2, #1
+  bne 2b
+3:
+  vmov s10, r3
+  ldr r1, [r12, #kBias]
+  ldr r2, [r12, #kMultiplier]
+  ldr r3, [r12, #kShift]
+  ldrd r4, r5, [r1], #8
+  ldrd r6, r7, [r2], #8
+  ldrsb r8, [r3], #1
+  ldrsb r9, [r3], #1
+  str r1, [r12, #kBias]
+  str r2, [r12, #kMultiplier]
+  str r3, [r12, #kShift]
+  lsls r4, #1
+  lsls r5, #1
+  vmov s6, r4
+  vmov s7, r5
+  vmov s0, r6
+  vmov s3, r7
+  rsb r8, r8, #0
+  rsb r9, r9, #0
+  vmov s2, r8
+  vmov s5, r9
+  ldr r0, [r12, #kZeroPoint]
+  lsls r0, #1
+  adds r0, #1
+  rounding r4, r8
+  rounding r5, r9
+  vmov s1, r4
+  vmov s4, r5
+  ldr r0, [r12, #kX]
+  ldr r1, [r12, #kOutput]
+  ldr r2, [r12, #kOutputStep]
+  ldr r3, [r12, #kBlocks]
+  vmov s12, r1
+  adds r1, #2
+  str r1, [r12, #kOutput]
+  vmov s8, r2
+  cmp r3, #1
+  beq 6f
+  vmov s13, r3
+4:                                // a block; r0 = x
   vmov r1, s9
   vmov r7, s6
   vmov r11, s7
@@ -92,7 +183,7 @@ reds_conv2d_blocks:
   vmov r2, s14
   bx r2
   .balign 4
-2:
+5:
   .set i, 0
   .rept kPairsPerPass
   step (16 * i), (8 * i)
@@ -102,7 +193,7 @@ reds_conv2d_blocks:
   adds r1, #(8 * kPairsPerPass)
   vmov lr, s10
   cmp r1, lr
-  bne.w 2b
+  bne.w 5b
   vmov s11, r0
   vmov r1, s12
   vmov r2, s8
@@ -124,12 +215,27 @@ reds_conv2d_blocks:
   requantize r10
   requantize r11
   vmov r0, s11
-  vmov r2, s13
+  vmov r3, s13
+  subs r3, #1
+  vmov s13, r3
+  cmp r3, #1
+  bhi.w 4b
+  ldr r12, [sp]
+  bne 7f
+6:                                // the last block, which may take pixels for a second time
+  vmov s13, r3
+  ldr r2, [r12, #kBack]
+  vmov r1, s12
+  subs r1, r2
+  vmov s12, r1
+  b.w 4b
+7:
+  ldr r2, [r12, #kPairs]
   subs r2, #1
-  vmov s13, r2
+  str r2, [r12, #kPairs]
   bne.w 1b
-  pop {r4-r11, pc}
-  .size reds_conv2d_blocks, . - reds_conv2d_blocks
+  pop {r0, r4-r11, pc}
+  .size reds_conv2d_channels, . - reds_conv2d_channels
 
 #elif defined(__linux__)
   .section .note.GNU-stack, "", %progbits  // or the linker makes the stack executable

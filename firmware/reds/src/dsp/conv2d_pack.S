@@ -3,9 +3,11 @@
 //   void reds_pack_pixels(const int8_t* const rows[4], uint32_t words, uint32_t minus_zero_point,
 //                         uint32_t* packed);
 //   void reds_pack_doubled_pixels(the same);
-//   void reds_pack_weights(const int8_t* row0, const int8_t* row1, uint32_t words, uint32_t* packed);
+//   void reds_copy_lines(int8_t* to, uint32_t to_step, const int8_t* from, uint32_t from_step,
+//                        uint32_t lines, uint32_t bytes);
 //
-// words: of four values, in every row, at least one. Rows need not be aligned.
+// words: of four values, in every row, at least one. Rows and lines need not be aligned; there may be
+// no lines, or no bytes in them.
 #if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
 
   .syntax unified
@@ -63,39 +65,51 @@
   pack_pixels reds_pack_pixels, 0
   pack_pixels reds_pack_doubled_pixels, 1
 
-// Two rows: (pairs, 2 channels). 23 cycles for 16 weights and 4 for the loop.
-.macro pack_words a, b
-  sxtb16 r6, \a
-  sxtb16 r7, \b
-  sxtb16 r8, \a, ror #8
-  sxtb16 r9, \b, ror #8
-  stmia r3!, {r6-r9}
-.endm
-
-  .section .text.reds_pack_weights, "ax", %progbits
-  .global reds_pack_weights
-  .type reds_pack_weights, %function
+// 14 cycles for a line, 9 for 8 bytes of it, 3 for a word behind these and up to 12 for the rest.
+  .section .text.reds_copy_lines, "ax", %progbits
+  .global reds_copy_lines
+  .type reds_copy_lines, %function
   .thumb_func
-reds_pack_weights:
+reds_copy_lines:
   push {r4-r9, lr}
-  lsrs r2, #1
-  bcc 1f
-  ldr r4, [r0], #4
-  ldr r5, [r1], #4
-  pack_words r4, r5
-  cbz r2, 2f
+  ldrd r4, r5, [sp, #28]  // lines, bytes
+  cbz r4, 9f
+  bic lr, r5, #7
 1:
-  ldr r4, [r0], #4
-  ldr r12, [r0], #4
-  ldr r5, [r1], #4
-  ldr lr, [r1], #4
-  pack_words r4, r5
-  pack_words r12, lr
-  subs r2, #1
-  bne 1b
+  mov r6, r0
+  mov r7, r2
+  add r12, r0, lr
+  cmp r6, r12
+  beq 3f
 2:
+  ldr r8, [r7], #4
+  ldr r9, [r7], #4
+  str r8, [r6], #4
+  str r9, [r6], #4
+  cmp r6, r12
+  bne 2b
+3:
+  lsls r8, r5, #30  // carry: bytes & 4, negative: bytes & 2
+  bcc 4f
+  ldr r8, [r7], #4
+  str r8, [r6], #4
+4:
+  bpl 5f
+  ldrh r8, [r7], #2
+  strh r8, [r6], #2
+5:
+  lsls r8, r5, #31
+  bpl 6f
+  ldrb r8, [r7]
+  strb r8, [r6]
+6:
+  add r0, r1
+  add r2, r3
+  subs r4, #1
+  bne 1b
+9:
   pop {r4-r9, pc}
-  .size reds_pack_weights, . - reds_pack_weights
+  .size reds_copy_lines, . - reds_copy_lines
 
 #elif defined(__linux__)
   .section .note.GNU-stack, "", %progbits  // or the linker makes the stack executable

@@ -1,5 +1,5 @@
-// Depthwise 3x3 convolution, multiplier 1, for requantisation in four instructions: each channel
-// on its own, eight outputs of a line at a time.
+// Depthwise 3x3 convolution, multiplier 1, of four channels or more, for requantisation in four
+// instructions: each channel on its own, eight outputs of a line at a time.
 //
 // Lines run along the longer side of the image. For four channels the part of the image under some
 // lines of outputs is packed as int16 x - zero_point, zeros outside the image: neighbours of a line
@@ -23,7 +23,10 @@
 #include "../channels.h"
 #include "simd.h"
 
-// All lines of a job (depthwise_3x3_lines.S).
+// depthwise_3x3_lines.S. A line's first pixel is null outside the image; returns where the next
+// line goes.
+extern "C" uint32_t* reds_pack_line(const void* packing, const int8_t* line, uint32_t* packed);
+// All lines of a job.
 extern "C" void reds_depthwise_3x3_stride1(void* job);
 extern "C" void reds_depthwise_3x3_stride2(void* job);
 
@@ -60,7 +63,7 @@ Lines lines_of(const Window& w, uint32_t channels) {
 
 // What the loops in assembly need of a channel, at the places that they know.
 struct Job {
-  uint32_t weights[6];   // of each line (w0, w1), (w1, w2), doubled
+  uint32_t weights[6];   // see Weights
   int32_t bias;          // doubled
   int32_t multiplier, rounding, shift;
   uint32_t line_bytes;   // of a packed line
@@ -76,91 +79,70 @@ struct Job {
 };
 static_assert(offsetof(Job, x) == 48 && offsetof(Job, is_even) == 76, "depthwise_3x3_lines.S knows them");
 
-// Four channels of two neighbours of a line.
-inline uint32_t* pack_pair(uint32_t* packed, uint32_t x0, uint32_t x1, uint32_t minus_zero_point) {
-  const uint32_t even0 = sxtab16(minus_zero_point, x0), odd0 = sxtab16_odd(minus_zero_point, x0);
-  const uint32_t even1 = sxtab16(minus_zero_point, x1), odd1 = sxtab16_odd(minus_zero_point, x1);
-  packed[0] = pkhbt(even0, even1);
-  packed[1] = pkhbt(odd0, odd1);
-  packed[2] = pkhtb(even1, even0);
-  packed[3] = pkhtb(odd1, odd0);
-  return packed + kLanes;
-}
+// How four channels of a line are packed, likewise: words of zeros, one of a zero and the first
+// pixel, pairs of pixels, one of the last pixel and a zero, words of zeros.
+struct Packing {
+  uint32_t step;  // bytes from pixel to pixel
+  uint32_t minus_zero_point, zero_points;
+  uint32_t zeros_before, is_first_alone, pairs, is_last_alone, zeros_behind;
+  uint32_t words;  // of the line
 
-// Packs lines of the image for four channels or, in a level that has fewer, for those there are.
-class Packer {
- public:
-  Packer(const Lines& lines, const LinearLevel& level, int32_t words)
-      : lines_(lines),
-        minus_zero_point_(negated_pair(level.input_zero_point)),
-        zeros_(static_cast<uint8_t>(level.input_zero_point) * 0x01010101u),
-        lanes_(level.outputs->count < kLanes ? level.outputs->count : kLanes),
-        words_(words) {
-    // pairs that lie in the image as a whole
-    begin_ = clamp((lines.pad_along + 1) / 2, 0, words);
-    end_ = clamp((lines.input_length + lines.pad_along) / 2, begin_, words);
+  Packing(const Lines& lines, int8_t zero_point, int32_t line_words)
+      : step(lines.input_step),
+        minus_zero_point(negated_pair(zero_point)),
+        zero_points(static_cast<uint8_t>(zero_point) * 0x01010101u),
+        words(static_cast<uint32_t>(line_words)) {
+    const int32_t pad = lines.pad_along, end = pad + lines.input_length;
+    const int32_t before = clamp(pad / 2, 0, line_words);
+    const int32_t first = clamp((pad + 1) / 2, 0, line_words);
+    const int32_t last = clamp(end / 2, first, line_words);
+    const int32_t behind = clamp((end + 1) / 2, last, line_words);
+    zeros_before = static_cast<uint32_t>(before);
+    is_first_alone = static_cast<uint32_t>(first - before);
+    pairs = static_cast<uint32_t>(last - first);
+    is_last_alone = static_cast<uint32_t>(behind - last);
+    zeros_behind = static_cast<uint32_t>(line_words - behind);
+  }
+};
+static_assert(offsetof(Packing, words) == 32, "depthwise_3x3_lines.S knows it");
+
+// Doubled weights of a window's three lines, (w0, w1) and (w1, w2) of each, by channel.
+struct Weights {
+  uint32_t words[kLanes][6];
+
+  // Of four channels that lie side by side at `taps`.
+  void set_all(const int8_t* taps, uint32_t step, uint32_t line_step) {
+    for (uint32_t i = 0; i < 6; i += 2, taps += line_step) {
+      uint32_t even[3], odd[3];
+      for (uint32_t tap = 0; tap < 3; ++tap) {
+        const uint32_t word = load_word(taps + tap * step);
+        even[tap] = sxtb16(word);
+        odd[tap] = sxtb16_odd(word);
+        even[tap] = sadd16(even[tap], even[tap]);
+        odd[tap] = sadd16(odd[tap], odd[tap]);
+      }
+      for (uint32_t pair = 0; pair < 2; ++pair) {
+        words[0][i + pair] = pkhbt(even[pair], even[pair + 1]);
+        words[1][i + pair] = pkhbt(odd[pair], odd[pair + 1]);
+        words[2][i + pair] = pkhtb(even[pair + 1], even[pair]);
+        words[3][i + pair] = pkhtb(odd[pair + 1], odd[pair]);
+      }
+    }
   }
 
-  // Line `number` of the image, or zeros, from the first of the channels in line 0 on.
-  uint32_t* pack(const int8_t* image, int32_t number, uint32_t* packed) const {
-    if (number < 0 || number >= lines_.input_lines) {
-      for (int32_t i = 0; i < words_; ++i, packed += kLanes) {
-        packed[0] = packed[1] = packed[2] = packed[3] = 0;
-      }
-      return packed;
+  void set(uint32_t lane, const int8_t* taps, uint32_t step, uint32_t line_step) {
+    for (uint32_t i = 0; i < 6; i += 2, taps += line_step) {
+      const int32_t w0 = taps[0], w1 = taps[step], w2 = taps[2 * step];
+      words[lane][i] = weight_pair(w0, w1);
+      words[lane][i + 1] = weight_pair(w1, w2);
     }
-    const int8_t* const line = image + static_cast<uint32_t>(number) * lines_.input_line_step;
-    int32_t word = 0;
-    for (; word < begin_; ++word) packed = pack_edge(line, word, packed);
-    if (lanes_ == kLanes) {
-      const uint32_t step = lines_.input_step;
-      const int8_t* x = line + static_cast<uint32_t>(2 * word - lines_.pad_along) * step;
-      for (; word < end_; ++word, x += 2 * step) {
-        packed = pack_pair(packed, load_word(x), load_word(x + step), minus_zero_point_);
-      }
-    }
-    for (; word < words_; ++word) packed = pack_edge(line, word, packed);
-    return packed;
   }
 
  private:
-  uint32_t* pack_edge(const int8_t* line, int32_t word, uint32_t* packed) const {
-    const int32_t first = 2 * word - lines_.pad_along;
-    return pack_pair(packed, at(line, first), at(line, first + 1), minus_zero_point_);
+  static uint32_t weight_pair(int32_t a, int32_t b) {
+    return (static_cast<uint32_t>(2 * a) & 0xFFFFu) | static_cast<uint32_t>(2 * b) << 16;
   }
-
-  uint32_t at(const int8_t* line, int32_t place) const {
-    if (place < 0 || place >= lines_.input_length) return zeros_;
-    const int8_t* const x = line + static_cast<uint32_t>(place) * lines_.input_step;
-    return lanes_ == kLanes ? load_word(x) : load_partial_word(x, lanes_);
-  }
-
-  const Lines& lines_;
-  const uint32_t minus_zero_point_, zeros_, lanes_;
-  const int32_t words_;
-  int32_t begin_, end_;
 };
-
-// (a, b), doubled.
-inline uint32_t weight_pair(int32_t a, int32_t b) {
-  return (static_cast<uint32_t>(2 * a) & 0xFFFFu) | static_cast<uint32_t>(2 * b) << 16;
-}
-
-void set_channel(const DepthwiseConv2D& op, const LinearLevel& level, const Lines& lines,
-                 uint32_t channel, uint32_t store_channel, Job& job) {
-  const int8_t* tap = op.weights + store_channel;
-  const uint32_t step = lines.tap_step * op.store_outputs;
-  for (uint32_t i = 0; i < 6; i += 2, tap += lines.tap_line_step * op.store_outputs) {
-    const int32_t w0 = tap[0], w1 = tap[step], w2 = tap[2 * step];
-    job.weights[i] = weight_pair(w0, w1);
-    job.weights[i + 1] = weight_pair(w1, w2);
-  }
-  const ProvenRequantization requantize(level, channel);
-  job.bias = 2 * level.bias[channel];
-  job.multiplier = requantize.multiplier;
-  job.rounding = requantize.rounding;
-  job.shift = requantize.shift;
-}
 
 void convolve(const DepthwiseConv2D& op, const LinearLevel& level, const Buffers& buffers,
               int32_t stride_along, void (*multiply)(void*)) {
@@ -168,8 +150,7 @@ void convolve(const DepthwiseConv2D& op, const LinearLevel& level, const Buffers
   const Lines lines = lines_of(op.window, channels);
   const int32_t pairs = (lines.output_length + 1) / 2;
   const int32_t words = (stride_along == 1 ? pairs : 2 * pairs) + 1;
-  const uint32_t lanes = channels < kLanes ? channels : kLanes;
-  const Packer packer(lines, level, words);
+  const Packing packing(lines, level.input_zero_point, words);
   Job job;
   job.line_bytes = static_cast<uint32_t>(words) * kLanes * sizeof(uint32_t);
   job.output_step = lines.output_step;
@@ -181,31 +162,49 @@ void convolve(const DepthwiseConv2D& op, const LinearLevel& level, const Buffers
   uint32_t* const scratch = reinterpret_cast<uint32_t*>(buffers.scratch);
   uint32_t store[kLanes] = {};  // channels in the store of the last lanes
   ChannelCursor cursor(*level.outputs);
+  const uint32_t tap_step = lines.tap_step * op.store_outputs;
+  const uint32_t tap_line_step = lines.tap_line_step * op.store_outputs;
   for (uint32_t next = 0; next < channels;) {
     // The last four take some for a second time, rather than less than four.
-    const uint32_t first = next + lanes <= channels ? next : channels - lanes;
+    const uint32_t first = next + kLanes <= channels ? next : channels - kLanes;
     const uint32_t again = next - first;
-    for (uint32_t lane = 0; lane < again; ++lane) store[lane] = store[lanes - again + lane];
-    for (uint32_t lane = again; lane < lanes; ++lane) store[lane] = cursor.next();
+    for (uint32_t lane = 0; lane < again; ++lane) store[lane] = store[kLanes - again + lane];
+    for (uint32_t lane = again; lane < kLanes; ++lane) store[lane] = cursor.next();
+    Weights weights;
+    if (store[kLanes - 1] == store[0] + kLanes - 1) {
+      weights.set_all(op.weights + store[0], tap_step, tap_line_step);
+    } else {
+      for (uint32_t lane = again; lane < kLanes; ++lane) {
+        weights.set(lane, op.weights + store[lane], tap_step, tap_line_step);
+      }
+    }
     for (int32_t line = 0; line < lines.output_lines; line += level.tile_height) {
       const int32_t count = clamp(lines.output_lines - line, 1, level.tile_height);
       const int32_t begin = line * lines.stride_lines - lines.pad_lines;
       const int32_t end = begin + (count - 1) * lines.stride_lines + 3;
       uint32_t* packed = scratch;
+      const int8_t* const image = buffers.inputs[0] + first;
       for (int32_t i = begin; i < end; ++i) {
-        packed = packer.pack(buffers.inputs[0] + first, i, packed);
+        const bool is_inside = i >= 0 && i < lines.input_lines;
+        const uint32_t offset = static_cast<uint32_t>(i) * lines.input_line_step;
+        packed = reds_pack_line(&packing, is_inside ? image + offset : nullptr, packed);
       }
       int8_t* const output =
           buffers.output + static_cast<uint32_t>(line) * lines.output_line_step + first;
-      for (uint32_t lane = again; lane < lanes; ++lane) {
-        set_channel(op, level, lines, first + lane, store[lane], job);
+      for (uint32_t lane = again; lane < kLanes; ++lane) {
+        for (uint32_t i = 0; i < 6; ++i) job.weights[i] = weights.words[lane][i];
+        const ProvenRequantization requantize(level, first + lane);
+        job.bias = 2 * level.bias[first + lane];
+        job.multiplier = requantize.multiplier;
+        job.rounding = requantize.rounding;
+        job.shift = requantize.shift;
         job.x = scratch + lane;
         job.output = output + lane;
         job.lines = static_cast<uint32_t>(count);
         multiply(&job);
       }
     }
-    next = first + lanes;
+    next = first + kLanes;
   }
   const Window& window = op.window;
   ActivationClamp(level).apply(

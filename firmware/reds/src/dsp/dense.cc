@@ -3,11 +3,17 @@
 // x - zero_point is expanded to int16 once, every run of channels padded with zeros to a multiple
 // of four; so weights behind a run, or up to three bytes behind the store, are read but count for
 // nothing. Scratch: (padded) int16.
+//
+// For requantisation in four instructions everything is in assembly. It wants four outputs or more,
+// one run of them in the store, and inputs that are one run, or one repeated.
 #include "reds/kernels.h"
 
 #if REDS_DSP_KERNELS
 
 #include "simd.h"
+
+// dense_rows.S
+extern "C" void reds_dense_rows(void* job);
 
 namespace reds {
 namespace dsp {
@@ -107,8 +113,7 @@ void for_each_run(const Channels& channels, Use use) {
   }
 }
 
-// One output after the other, given the expanded input.
-template <typename Requantization>
+// Four outputs after the other, given the expanded input.
 class Rows {
  public:
   Rows(const Dense& op, const LinearLevel& level, const uint32_t* x, int8_t* output)
@@ -147,7 +152,7 @@ class Rows {
   }
 
   void store(uint32_t i, int32_t sum) {
-    output_[i] = activate_(Requantization(level_, i)(sum));
+    output_[i] = activate_(GeneralRequantization(level_, i)(sum));
   }
 
   const Dense& op_;
@@ -157,8 +162,8 @@ class Rows {
   int8_t* const output_;
 };
 
-template <typename Requantization>
-void multiply(const Dense& op, const LinearLevel& level, const Buffers& buffers) {
+// The input, expanded into scratch.
+const uint32_t* expand(const LinearLevel& level, const Buffers& buffers) {
   uint32_t* const x = reinterpret_cast<uint32_t*>(buffers.scratch);
   const int8_t* input = buffers.inputs[0];
   uint32_t* expanded = x;
@@ -167,7 +172,28 @@ void multiply(const Dense& op, const LinearLevel& level, const Buffers& buffers)
     input += length;
     expanded += 2 * groups_of(length);
   });
-  Rows<Requantization> rows(op, level, x, buffers.output);
+  return x;
+}
+
+// What the loops in assembly need, in the order that they know; they change it.
+struct Job {
+  const int8_t* weights;
+  uint32_t store_inputs;
+  const uint32_t* x;
+  uint32_t runs, groups;  // of four products each
+  uint32_t gap;           // bytes in the store from the end of a run's groups to the next run
+  const int32_t *bias, *multiplier;
+  const int8_t* shift;
+  int32_t zero_point;
+  int8_t* output;
+  uint32_t blocks;
+  uint32_t back;  // rows that the last block takes for a second time
+};
+
+}  // namespace
+
+void dense(const Dense& op, const LinearLevel& level, const Buffers& buffers) {
+  Rows rows(op, level, expand(level, buffers), buffers.output);
   uint32_t done = 0;
   for_each_run(*level.outputs, [&](uint32_t offset, uint32_t length) {
     rows.multiply(done, offset, length);
@@ -175,14 +201,25 @@ void multiply(const Dense& op, const LinearLevel& level, const Buffers& buffers)
   });
 }
 
-}  // namespace
-
-void dense(const Dense& op, const LinearLevel& level, const Buffers& buffers) {
-  multiply<GeneralRequantization>(op, level, buffers);
-}
-
 void dense_proven(const Dense& op, const LinearLevel& level, const Buffers& buffers) {
-  multiply<ProvenRequantization>(op, level, buffers);
+  const Channels& inputs = *level.inputs;
+  const uint32_t outputs = level.outputs->count, groups = groups_of(inputs.runs[0].length);
+  const uint32_t blocks = (outputs + kRows - 1) / kRows;
+  Job job = {op.weights + level.outputs->runs[0].offset * op.store_inputs + inputs.runs[0].offset,
+             op.store_inputs,
+             expand(level, buffers),
+             inputs.repeat,
+             groups,
+             inputs.stride - 4 * groups,
+             level.bias,
+             level.multiplier,
+             level.shift,
+             level.output_zero_point,
+             buffers.output,
+             blocks,
+             blocks * kRows - outputs};
+  reds_dense_rows(&job);
+  ActivationClamp(level).apply(buffers.output, outputs);
 }
 
 }  // namespace dsp

@@ -2,12 +2,14 @@
 
     python benchmarks/study run RECORDINGS [--fashion FOLDER] [--processes N] [--only TEXT]
                                            [--minutes M]
+    python benchmarks/study headroom [--fashion FOLDER]
     python benchmarks/study report
     python benchmarks/study paper NAME:PATH [--network NAME] [--steps N] [--epochs N]
 
 RECORDINGS is the folder of the Free Spoken Digit Dataset's wav files; FOLDER that of Fashion-MNIST,
 by default where Debian's package dataset-fashion-mnist puts it. `run` does, one by one, the
 jobs that benchmarks/study/results.jsonl does not hold yet, and may be stopped at any time.
+`headroom` trains widths that were drawn at random, likewise, in as many processes as it is started.
 `report` writes docs/results.md's tables and plots from that file alone. `paper` repeats a table of
 the REDS paper on one of its own data sets, which PATH holds as for `redsc compile --data`.
 """
@@ -27,6 +29,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "examples" / "speech")]
 RESULTS = HERE / "results.jsonl"
+HEADROOM = HERE / "headroom.jsonl"
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -51,16 +54,11 @@ def _command(arguments: argparse.Namespace) -> list[str]:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # trains 1.5 to 1.8 times as fast
+    _prepare_tensorflow()
 
     import jobs
     import work
 
-    from redsc.tf_network import tensorflow
-
-    threading = tensorflow().config.threading
-    threading.set_intra_op_parallelism_threads(1)  # a process per core is quicker than threads
-    threading.set_inter_op_parallelism_threads(1)
     fashion = arguments.fashion if arguments.fashion.is_dir() else None
     workshop = work.Workshop(arguments.recordings, fashion, arguments.folder)
     ends = time.monotonic() + 60 * arguments.minutes
@@ -77,10 +75,24 @@ def _work(arguments: argparse.Namespace) -> None:
         except Exception:  # the next job may do; this one stays claimed, so is not tried again now
             traceback.print_exc()
             continue
-        with RESULTS.open("a", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write("\n" + json.dumps(result))  # an earlier line may have been cut off
+        _keep(RESULTS, result)
         _lock_file(arguments.folder, job).unlink()
+
+
+def _prepare_tensorflow() -> None:
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # trains 1.5 to 1.8 times as fast
+
+    from redsc.tf_network import tensorflow
+
+    threading = tensorflow().config.threading
+    threading.set_intra_op_parallelism_threads(1)  # a process per core is quicker than threads
+    threading.set_inter_op_parallelism_threads(1)
+
+
+def _keep(path: Path, result: dict) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("\n" + json.dumps(result))  # an earlier line may have been cut off
 
 
 def _ready(job, done) -> bool:
@@ -131,6 +143,23 @@ def paper(arguments: argparse.Namespace) -> None:
         sys.exit(f"study: {error}")
 
 
+def headroom(arguments: argparse.Namespace) -> None:
+    _prepare_tensorflow()
+
+    import headroom
+    import work
+
+    workshop = work.Workshop(arguments.folder, arguments.fashion, arguments.folder)
+    while True:
+        done = work.read_results(HEADROOM)
+        job = _claim(arguments.folder, [j for j in headroom.all_jobs() if j.key not in done])
+        if job is None:
+            return
+        print(f"{time.strftime('%H:%M:%S')} {job.key}", flush=True)
+        _keep(HEADROOM, headroom.run(workshop, job))
+        _lock_file(arguments.folder, job).unlink()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
@@ -144,6 +173,10 @@ def main() -> None:
     command.set_defaults(run=run)
     command = commands.add_parser("report")
     command.set_defaults(run=lambda _: __import__("tables").write(RESULTS))
+    command = commands.add_parser("headroom")
+    command.add_argument("--fashion", type=Path, default=FASHION)
+    command.add_argument("--folder", type=Path, default=HERE / "work")
+    command.set_defaults(run=headroom)
     command = commands.add_parser("paper")
     command.add_argument("spec")
     command.add_argument("--network", help="one of the paper's; the first one by default")

@@ -22,8 +22,9 @@ ALIGNMENT = 16
 
 HILL_CLIMBING_STEPS = 200
 
-MOST_FOR_SPEED = 1.5
-"""A level's arena may be so many times the smallest one if that makes its kernels faster."""
+SHARE_FOR_SPEED, BYTES_FOR_SPEED = 0.5, 8192
+"""A level's arena may be larger than the smallest one if that makes its kernels faster: by so much
+of it, or so many bytes where these are more."""
 
 Scratch = Callable[[ir.Graph, Mapping[str, int]], Mapping[str, int]]
 """Bytes of working memory each op's kernel takes while it runs, by op name, where so many are to be
@@ -179,10 +180,10 @@ def plan_levels(
     """One plan per level, smallest level first or in any order: `graphs` are the levels' own.
 
     Kernels get as much room as makes them faster, unless that takes an arena beyond limit_bytes or
-    MOST_FOR_SPEED. Between writing the input and running, the level may still change, and the
-    output is read without knowing the level: so both lie at the same offset at every level. The
-    input is at 0; so is the output, unless both are alive at once, which puts it right behind the
-    input.
+    what may be spent on speed. Between writing the input and running, the level may still change,
+    and the output is read without knowing the level: so both lie at the same offset at every level.
+    The input is at 0; so is the output, unless both are alive at once, which puts it right behind
+    the input.
     """
     plans = tuple(_plan_fast_level(graph, scratch, limit_bytes) for graph in graphs)
     for level in plans[1:]:
@@ -195,7 +196,8 @@ def _plan_fast_level(graph: ir.Graph, scratch: Scratch | None, limit_bytes: floa
     least = plan_level(graph, scratch)
     if scratch is None:
         return least
-    limit = min(limit_bytes, MOST_FOR_SPEED * least.size_bytes)
+    more = max(SHARE_FOR_SPEED * least.size_bytes, BYTES_FOR_SPEED)
+    limit = min(limit_bytes, least.size_bytes + more)
     sizes = cost.tensor_bytes(graph)
     room = {
         name: int(limit) - sum(align(sizes[tensor]) for tensor in alive)

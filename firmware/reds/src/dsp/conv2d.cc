@@ -264,14 +264,13 @@ class WeightRows {
 
  private:
   __attribute__((noinline)) void gather(const int8_t* weights, int8_t* to) const {
-    for (uint32_t tap = 0; tap < taps_; ++tap, weights += tap_bytes_) {
-      for (uint32_t repeat = 0; repeat < inputs_.repeat; ++repeat) {
-        for (uint32_t run = 0; run < inputs_.run_count; ++run) {
-          const uint32_t length = inputs_.runs[run].length;
-          const int8_t* from = weights + repeat * inputs_.stride + inputs_.runs[run].offset;
-          reds_copy_lines(to, 0, from, 0, 1, length);
-          to += length;
-        }
+    for (uint32_t repeat = 0; repeat < inputs_.repeat; ++repeat) {
+      for (uint32_t run = 0; run < inputs_.run_count; ++run) {
+        const uint32_t length = inputs_.runs[run].length;
+        reds_copy_lines(to, inputs_.count,
+                        weights + repeat * inputs_.stride + inputs_.runs[run].offset, tap_bytes_,
+                        taps_, length);
+        to += length;
       }
     }
   }

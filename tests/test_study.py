@@ -117,6 +117,7 @@ def test_a_job_is_claimed_once_and_taken_over_from_a_process_that_is_gone(tmp_pa
 WIDTHS = {
     "ds_cnn_s": (8, 12, 16, 20, 24),
     "ds_cnn_s_images": (8, 12, 16, 20, 24),
+    "mlperf_kws": (8, 12, 16, 20, 24),
     "cnn": (4, 6, 8, 12),
     "dense": (8, 12, 16),
     "resnet": (4, 6, 8, 10, 12, 14),

@@ -1,15 +1,18 @@
 """Trains redsc's levels, their rivals and ablations; many hours, resumable.
 
-    python benchmarks/study run RECORDINGS [--fashion FOLDER] [--processes N] [--only TEXT]
-                                           [--minutes M]
+    python benchmarks/study run RECORDINGS [--fashion FOLDER] [--keywords FOLDER]
+                                           [--processes N] [--only TEXT] [--minutes M]
     python benchmarks/study headroom [--fashion FOLDER]
     python benchmarks/study report
     python benchmarks/study paper NAME:PATH [--network NAME] [--steps N] [--epochs N]
 
-RECORDINGS is the folder of the Free Spoken Digit Dataset's wav files; FOLDER that of Fashion-MNIST,
-by default where Debian's package dataset-fashion-mnist puts it. `run` does, one by one, the
-jobs that benchmarks/study/results.jsonl does not hold yet, and may be stopped at any time.
-`headroom` trains widths that were drawn at random, likewise, in as many processes as it is started.
+RECORDINGS is the folder of the Free Spoken Digit Dataset's wav files. Fashion-MNIST's FOLDER is by
+default where Debian's package dataset-fashion-mnist puts it. That of keywords, by default
+benchmarks/study/work/keywords, holds MLPerf Tiny's published network, mlperf_tiny_kws.h5, and
+datasets/kws01 of github.com/eembc/energyrunner. `run` does, one by one, the jobs that
+benchmarks/study/results.jsonl does not hold yet, and may be stopped at any time.
+`headroom` trains widths that were drawn at random, likewise; start it in as many processes as there
+are cores.
 `report` writes docs/results.md's tables and plots from that file alone. `paper` repeats a table of
 the REDS paper on one of its own data sets, which PATH holds as for `redsc compile --data`.
 """
@@ -31,6 +34,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "examples
 RESULTS = HERE / "results.jsonl"
 HEADROOM = HERE / "headroom.jsonl"
 FASHION = Path("/usr/share/datasets/fashion-mnist")
+KEYWORDS = HERE / "work" / "keywords"
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -49,7 +53,7 @@ def _command(arguments: argparse.Namespace) -> list[str]:
     return [
         sys.executable, str(HERE), "run", str(arguments.recordings), "--only", arguments.only,
         "--minutes", str(arguments.minutes), "--folder", str(arguments.folder),
-        "--fashion", str(arguments.fashion),
+        "--fashion", str(arguments.fashion), "--keywords", str(arguments.keywords),
     ]  # fmt: skip
 
 
@@ -60,11 +64,16 @@ def _work(arguments: argparse.Namespace) -> None:
     import work
 
     fashion = arguments.fashion if arguments.fashion.is_dir() else None
-    workshop = work.Workshop(arguments.recordings, fashion, arguments.folder)
+    keywords = arguments.keywords if arguments.keywords.is_dir() else None
+    workshop = work.Workshop(arguments.recordings, fashion, keywords, arguments.folder)
     ends = time.monotonic() + 60 * arguments.minutes
     while time.monotonic() < ends:
         done = work.read_results(RESULTS)
-        possible = [j for j in jobs.all_jobs() if fashion or j.split != jobs.FASHION]
+        absent = {
+            *(() if fashion else (jobs.FASHION, jobs.SHORT)),
+            *(() if keywords else (jobs.KEYWORDS,)),
+        }
+        possible = [j for j in jobs.all_jobs() if j.split not in absent]
         wanted = [j for j in possible if arguments.only in j.key and _ready(j, done)]
         job = _claim(arguments.folder, wanted)
         if job is None:
@@ -149,7 +158,7 @@ def headroom(arguments: argparse.Namespace) -> None:
     import headroom
     import work
 
-    workshop = work.Workshop(arguments.folder, arguments.fashion, arguments.folder)
+    workshop = work.Workshop(arguments.folder, arguments.fashion, None, arguments.folder)
     while True:
         done = work.read_results(HEADROOM)
         job = _claim(arguments.folder, [j for j in headroom.all_jobs() if j.key not in done])
@@ -166,6 +175,7 @@ def main() -> None:
     command = commands.add_parser("run")
     command.add_argument("recordings", type=Path)
     command.add_argument("--fashion", type=Path, default=FASHION)
+    command.add_argument("--keywords", type=Path, default=KEYWORDS)
     command.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     command.add_argument("--only", default="", help="jobs whose key holds this text")
     command.add_argument("--minutes", type=float, default=1e6, help="start no job after these")

@@ -18,6 +18,16 @@ SHORT = "fashion-mnist-short"
 
 SHORT_EPOCHS = 2
 
+FEW = "index-few"
+"""The index split with FEW_SAMPLES labelled training samples, drawn by seed."""
+
+KEYWORDS = "keywords"
+"""The 1,000 labelled features with which MLPerf Tiny tests its published keyword network, of which
+FEW_SAMPLES train, 100 validate and 500 test, drawn by seed."""
+
+FEW_SAMPLES = 400
+KEYWORD_FAMILY = "mlperf_kws"
+
 SEEDS = (0, 1, 2)
 PERCENTS = (25, 50, 75, 100)
 
@@ -59,7 +69,8 @@ class Job:
 
 
 def all_jobs() -> Iterator[Job]:
-    """DS-CNN against uniform widths and scratch on all splits; its ablations; other families."""
+    """DS-CNN against uniform widths and scratch on all splits; its ablations; few labels; other
+    families."""
     splits = (INDEX, *(f"without-{speaker}" for speaker in SPEAKERS))
     networks = [("ds_cnn_s", split) for split in splits] + [("ds_cnn_s_images", FASHION)]
     for seed in SEEDS:
@@ -72,6 +83,10 @@ def all_jobs() -> Iterator[Job]:
                 yield Job("ds_cnn_s", splits[1], seed, method)
             else:
                 yield Job("ds_cnn_s_images", SHORT, seed, method)
+    for seed in SEEDS:
+        for family, split in (("ds_cnn_s", FEW), (KEYWORD_FAMILY, KEYWORDS)):
+            for method in ("redsc", SCRATCH):
+                yield Job(family, split, seed, method)
     for seed in SEEDS:
         for family in ("cnn", "dense", "resnet"):
             for method in ("redsc", "uniform"):

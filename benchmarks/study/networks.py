@@ -86,6 +86,7 @@ def resnet(keras: Any, classes: int, widths: Widths = None) -> Any:
 FAMILIES: Mapping[str, Callable[..., Any]] = {
     "ds_cnn_s": ds_cnn_s,
     "ds_cnn_s_images": ds_cnn_s_images,
+    "mlperf_kws": ds_cnn_s,  # the published one is like it
     "cnn": cnn,
     "dense": dense,
     "resnet": resnet,

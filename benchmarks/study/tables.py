@@ -11,7 +11,10 @@ import bars
 import numpy as np
 from jobs import (
     FASHION,
+    FEW,
+    FEW_SAMPLES,
     INDEX,
+    KEYWORDS,
     METHODS,
     PERCENTS,
     SCRATCH,
@@ -72,6 +75,18 @@ def _sections(done: Sequence[Result]) -> Iterable[str]:
         [f"{method}, {part}" for method, part in mixing],
         [_row(chosen, method, _level_accuracy("int8", part)) for method, part in mixing],
     )
+    yield f"### Few labels: {FEW_SAMPLES} training samples\n"
+    labels, rows = [], []
+    for title, split in (("spoken digits", FEW), ("keyword network", KEYWORDS)):
+        chosen = [r for r in done if r["split"] == split]
+        for method in ("redsc", SCRATCH):
+            labels.append(f"{title}, {method}")
+            rows.append(_row(chosen, method, _level_accuracy("int8", "clean")))
+        labels.append(f"{title}, original, float")
+        rows.append(
+            ["", "", "", _mean([100 * r["original"]["clean"] for r in chosen if r["original"]])]
+        )
+    yield _table(labels, rows)
     yield "### Other families, index split, noisy\n"
     labels, rows = [], []
     for family in ("cnn", "dense", "resnet"):

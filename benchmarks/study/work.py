@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -15,7 +16,20 @@ from typing import Any
 import numpy as np
 import spoken_digits
 import train
-from jobs import FASHION, INDEX, METHODS, PERCENTS, SCRATCH, SHORT, SHORT_EPOCHS, Job
+from jobs import (
+    FASHION,
+    FEW,
+    FEW_SAMPLES,
+    INDEX,
+    KEYWORD_FAMILY,
+    KEYWORDS,
+    METHODS,
+    PERCENTS,
+    SCRATCH,
+    SHORT,
+    SHORT_EPOCHS,
+    Job,
+)
 from networks import FAMILIES
 
 from redsc import data, pipeline
@@ -24,22 +38,37 @@ from redsc.progress import Progress
 from redsc.tf_network import tensorflow
 
 BASE_STEPS = 1200
-CLASSES = 10
+DIGITS, KEYWORD_CLASSES = 10, 12
+KEYWORD_NETWORK = "mlperf_tiny_kws.h5"
+KEYWORD_SCALE, KEYWORD_ZERO_POINT = 0.5847029089927673, 83
+"""Of the published int8 network's input, in which the benchmark's features are."""
+
+UNAUGMENTED = (FASHION, SHORT, KEYWORDS)
+"""Splits without test samples in noise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Workshop:
-    """`recordings` is the Free Spoken Digit Dataset's folder, `fashion` Fashion-MNIST's, if that
-    is there; files are made in `folder`."""
+    """`recordings` is the Free Spoken Digit Dataset's folder, `fashion` Fashion-MNIST's and
+    `keywords` that of MLPerf Tiny's keyword network, if these are there; files are made in
+    `folder`."""
 
     recordings: Path
     fashion: Path | None
+    keywords: Path | None
     folder: Path
 
-    def dataset(self, split: str) -> str:
+    def dataset(self, split: str, seed: int) -> str:
         """What to give to --data; validation and test recordings clean, then again with noise."""
         if split in (FASHION, SHORT):
             return f"{FASHION}:{self.fashion}"
+        if split in (FEW, KEYWORDS):
+            path = self.folder / f"{split}-{seed}.npz"
+            with _only_once(path) as missing:
+                if missing:
+                    few = self._keywords(seed) if split == KEYWORDS else self._few(seed)
+                    _save(path, lambda file: np.savez(file, **few))
+            return str(path)
         path = self.folder / f"{split}.npz"
         with _only_once(path) as missing:
             if missing:
@@ -54,13 +83,41 @@ class Workshop:
                 _save(path, lambda file: np.savez(file, **arrays))
         return str(path)
 
+    def _few(self, seed: int) -> dict[str, np.ndarray]:
+        """The index split with FEW_SAMPLES training samples."""
+        with np.load(self.dataset(INDEX, seed)) as file:
+            arrays = dict(file)
+        count = len(arrays["x_train"])
+        chosen = np.random.default_rng(seed + 100).permutation(count)[:FEW_SAMPLES]
+        return arrays | {name: arrays[name][chosen] for name in ("x_train", "y_train")}
+
+    def _keywords(self, seed: int) -> dict[str, np.ndarray]:
+        """The benchmark's 1,000 features in three splits, drawn by seed."""
+        assert self.keywords is not None
+        with (self.keywords / "kws01" / "y_labels.csv").open(encoding="utf-8") as file:
+            named = [(name, int(label)) for name, _, label in csv.reader(file)]
+        bytes_of = [(self.keywords / "kws01" / name).read_bytes() for name, _ in named]
+        q = np.stack([np.frombuffer(content, np.int8) for content in bytes_of])
+        x = (q.astype(np.float32) - KEYWORD_ZERO_POINT) * np.float32(KEYWORD_SCALE)
+        x, y = x.reshape(-1, 49, 10, 1), np.array([label for _, label in named])
+        order = np.random.default_rng(seed).permutation(len(x))
+        parts = {"train": order[:FEW_SAMPLES], "val": order[FEW_SAMPLES:500], "test": order[500:]}
+        return {
+            f"{axis}_{name}": array[chosen]
+            for name, chosen in parts.items()
+            for axis, array in (("x", x), ("y", y))
+        }
+
     def load(self, split: str, seed: int) -> data.Data:
         shape = (28, 28, 1) if split in (FASHION, SHORT) else (49, 10, 1)
-        return data.load(self.dataset(split), shape, (CLASSES,), seed)
+        return data.load(self.dataset(split, seed), shape, (_classes(split),), seed)
 
     def base(self, family: str, split: str, seed: int) -> Path:
         """The trained full network that all methods start from."""
-        split = FASHION if split == SHORT else split
+        if family == KEYWORD_FAMILY:
+            assert self.keywords is not None
+            return self.keywords / KEYWORD_NETWORK
+        split = {SHORT: FASHION, FEW: INDEX}.get(split, split)
         path = self.folder / f"{family}-{split}-{seed}.h5"
         with _only_once(path) as missing:
             if missing:
@@ -83,7 +140,7 @@ class Workshop:
         import tf_keras as keras
 
         keras.utils.set_random_seed(seed)
-        network = FAMILIES[family](keras, CLASSES, widths)
+        network = FAMILIES[family](keras, _classes(split), widths)
         train.train(network, self.load(split, seed).train, steps, seed, batch_size=batch_size)
         return network
 
@@ -96,7 +153,7 @@ class Workshop:
         self, output: Path, model: Path, split: str, seed: int, **options: Any
     ) -> dict[str, Any]:
         settings = CompileOptions(
-            model, output, data=self.dataset(split), seed=seed, verify=False, **options
+            model, output, data=self.dataset(split, seed), seed=seed, verify=False, **options
         )
         with Progress() as progress:
             report = pipeline.compile_model(settings, progress)
@@ -168,9 +225,13 @@ def _from_scratch(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[st
     return {"original": None, "levels": levels}
 
 
+def _classes(split: str) -> int:
+    return KEYWORD_CLASSES if split == KEYWORDS else DIGITS
+
+
 def _accuracies(split: str, predicted: np.ndarray, true: np.ndarray) -> Iterator[tuple[str, float]]:
     """Of the clean samples and, of speech, the noisy ones, which follow them."""
-    clean = len(true) if split in (FASHION, SHORT) else math.ceil(len(true) / 2)
+    clean = len(true) if split in UNAUGMENTED else math.ceil(len(true) / 2)
     parts = {"clean": slice(None, clean), "noisy": slice(clean, None)}
     for part, chosen in parts.items():
         if len(true[chosen]):

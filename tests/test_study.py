@@ -71,7 +71,7 @@ def test_levels_of_any_number_stand_at_their_percentages():
     assert (two[0], two[6], two[-1]) == ("| 2 levels", "61.00", "81.00 |")
     assert two[1] == "-"
     short = [{**result, "split": jobs.SHORT} for result in results]
-    everything = "\n".join(tables._sections(short))
+    everything = "\n".join(tables._sections(short, []))
     assert "61.00" in everything
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import bars
+import headroom
 import numpy as np
 from jobs import (
     FASHION,
@@ -41,13 +42,14 @@ def write(results: Path) -> None:
     path = DOCS / "results.md"
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    text = "\n".join(_sections(done))
+    drawn = list(read_results(results.with_name("headroom.jsonl")).values())
+    text = "\n".join(_sections(done, drawn))
     path.write_text(before + BEGIN + text + "\n" + END + after, encoding="utf-8")
     _plot(done, DOCS / "img" / "study.png")
     print(f"wrote {path}")
 
 
-def _sections(done: Sequence[Result]) -> Iterable[str]:
+def _sections(done: Sequence[Result], drawn: Sequence[Result]) -> Iterable[str]:
     total = sum(1 for _ in all_jobs())
     yield f"{len(done)} of the study's {total} jobs are done.\n"
     yield "![int8 accuracy against MACs, by split and method](img/study.png)\n"
@@ -60,6 +62,8 @@ def _sections(done: Sequence[Result]) -> Iterable[str]:
             methods = ("redsc", "uniform", SCRATCH)
             yield _table(methods, [_row(chosen, m, _level_accuracy("int8", part)) for m in methods])
             yield _differences(chosen, part)
+    yield f"### What widths could gain, DS-CNN-S, Fashion-MNIST, {SHORT_EPOCHS} epochs\n"
+    yield headroom.table(drawn)
     chosen = [r for r in done if r["split"] == SHORT]
     yield f"### Ablations, DS-CNN-S, Fashion-MNIST, {SHORT_EPOCHS} epochs\n"
     four = [m for m in METHODS if "levels" not in METHODS[m] and m != UNMIXED]

@@ -14,6 +14,7 @@
 #if REDS_DSP_KERNELS
 
 #include "../channels.h"
+#include "conv2d_windows.h"
 #include "simd.h"
 
 // conv2d_pack.S and conv2d_channels.S
@@ -21,8 +22,8 @@ extern "C" void reds_pack_pixels(const int8_t* const rows[4], uint32_t words,
                                  uint32_t minus_zero_point, uint32_t* packed);
 extern "C" void reds_pack_doubled_pixels(const int8_t* const rows[4], uint32_t words,
                                          uint32_t minus_zero_point, uint32_t* packed);
-extern "C" void reds_copy_lines(int8_t* to, uint32_t to_step, const int8_t* from,
-                                uint32_t from_step, uint32_t lines, uint32_t bytes);
+extern "C" void reds_conv2d_block(const uint32_t* x, const uint32_t* weights, uint32_t pairs,
+                                  int32_t* sums);
 extern "C" void reds_conv2d_channels(void* job);
 
 namespace reds {
@@ -31,182 +32,6 @@ namespace {
 
 constexpr uint32_t kPixels = 4;    // of one block
 constexpr uint32_t kChannels = 2;  // of one block
-
-#define REDS_STEP(x, w)               \
-  "ldr.w r2, [r1, #" #w "]\n"         \
-  "ldr.w r3, [r1, #" #w " + 4]\n"     \
-  "ldr.w r12, [r0, #" #x "]\n"        \
-  "ldr.w lr, [r0, #" #x " + 4]\n"     \
-  "smlad r4, r2, r12, r4\n"           \
-  "smlad r5, r2, lr, r5\n"            \
-  "smlad r8, r3, r12, r8\n"           \
-  "smlad r9, r3, lr, r9\n"            \
-  "ldr.w r12, [r0, #" #x " + 8]\n"    \
-  "ldr.w lr, [r0, #" #x " + 12]\n"    \
-  "smlad r6, r2, r12, r6\n"           \
-  "smlad r7, r2, lr, r7\n"            \
-  "smlad r10, r3, r12, r10\n"         \
-  "smlad r11, r3, lr, r11\n"
-
-// In: r0 = x (pairs, 4 pixels), r1 = w (pairs, 2 channels), r2 = pairs (> 0), words of two int16
-// each. Adds to r4 ... r7 (first channel, four pixels) and r8 ... r11 (second channel). Uses all
-// other registers and s1. In assembly because it needs all registers there are: 8 sums, 4
-// operands, 2 pointers; 16 cycles per 16 products.
-#define REDS_MULTIPLY                                                                      \
-  "add.w r12, r0, r2, lsl #4\n"                                                            \
-  "vmov s1, r12\n" /* where x ends */                                                      \
-  "ands r2, r2, #7\n"                                                                      \
-  "beq 1f\n"                                                                               \
-  /* a remainder: enter the block of 8 steps in its middle, pointers set back accordingly */ \
-  "rsb r2, r2, #8\n"                                                                       \
-  "sub.w r0, r0, r2, lsl #4\n"                                                             \
-  "sub.w r1, r1, r2, lsl #3\n"                                                             \
-  "movs r3, #56\n" /* bytes of code per step */                                            \
-  "mul r2, r2, r3\n"                                                                       \
-  "adr.w r3, 1f\n"                                                                         \
-  "add r3, r2\n"                                                                           \
-  "orr r3, r3, #1\n"                                                                       \
-  "bx r3\n"                                                                                \
-  ".balign 4\n"                                                                            \
-  "1:\n"                                                                                   \
-  REDS_STEP(0, 0) REDS_STEP(16, 8) REDS_STEP(32, 16) REDS_STEP(48, 24)                     \
-  REDS_STEP(64, 32) REDS_STEP(80, 40) REDS_STEP(96, 48) REDS_STEP(112, 56)                 \
-  "adds r0, #128\n"                                                                        \
-  "adds r1, #64\n"                                                                         \
-  "vmov lr, s1\n"                                                                          \
-  "cmp r0, lr\n"                                                                           \
-  "bne 1b\n"
-
-// Sums of a block, [channel][pixel], which start as the biases.
-__attribute__((naked, noinline)) void multiply_block(const uint32_t* /*x*/, const uint32_t* /*w*/,
-                                                     uint32_t /*pairs*/, int32_t* /*sums*/) {
-  asm volatile(
-      "push {r4-r11, lr}\n"
-      "vmov s0, r3\n"
-      "ldmia r3, {r4-r11}\n"  //
-      REDS_MULTIPLY
-      "vmov r0, s0\n"
-      "stmia r0, {r4-r11}\n"
-      "pop {r4-r11, pc}\n");
-}
-
-#undef REDS_MULTIPLY
-#undef REDS_STEP
-
-// Whole words, the last one too.
-inline void fill(int8_t* to, int8_t value, uint32_t bytes) {
-  const uint32_t word = static_cast<uint8_t>(value) * 0x01010101u;
-  for (uint32_t i = 0; i < bytes; i += 4) {
-    __builtin_memcpy(to + i, &word, sizeof(word));
-    asm volatile("" ::: "memory");
-  }
-}
-
-// The taps of a window, along one side, that lie in the image: `count` from `first` on, the first
-// one at `position`.
-struct Taps {
-  uint32_t first = 0, count = 0;
-  int32_t position;
-  bool is_whole;
-
-  Taps(int32_t start, int32_t taps, int32_t dilation, int32_t length) : position(start) {
-    while (position < 0 && taps > 0) {
-      position += dilation;
-      ++first;
-      --taps;
-    }
-    int32_t last = position + (taps - 1) * dilation;
-    is_whole = first == 0 && last < length;
-    for (; last >= length && taps > 0; last -= dilation) --taps;
-    count = static_cast<uint32_t>(taps);
-  }
-};
-
-// A window's values: lines of the kernel, `step` bytes apart.
-struct Lines {
-  const int8_t* first;
-  uint32_t step;
-};
-
-// Walks the output pixels and finds each one's window.
-class Windows {
- public:
-  Windows(const Conv2D& op, const LinearLevel& level, const int8_t* input)
-      : window_(op.window),
-        level_(level),
-        input_(input),
-        channels_(level.inputs->count),
-        line_bytes_(static_cast<uint32_t>(op.window.kernel_width) * channels_),
-        line_step_(static_cast<uint32_t>(op.window.dilation_height * op.window.input_width) *
-                   channels_),
-        is_pixel_(op.window.kernel_height == 1 && op.window.kernel_width == 1 &&
-                  op.window.pad_top == 0 && op.window.pad_left == 0),
-        packs_lines_(op.window.dilation_width == 1 &&
-                     (op.window.kernel_height == 1 || line_bytes_ % 4 == 0)) {}
-
-  uint32_t line_bytes() const { return line_bytes_; }
-
-  // Whether a window is one pixel of the image.
-  bool is_pixel() const { return is_pixel_; }
-  const int8_t* pixel() const {
-    return at(y_ * window_.stride_height, x_ * window_.stride_width);
-  }
-
-  void advance() {
-    if (++x_ == window_.output_width) {
-      x_ = 0;
-      ++y_;
-    }
-  }
-
-  void move_to(uint32_t pixel) {
-    const uint32_t width = static_cast<uint32_t>(window_.output_width);
-    y_ = static_cast<int32_t>(pixel / width);
-    x_ = static_cast<int32_t>(pixel % width);
-  }
-
-  // Where they are or, with zero points outside the image, copied to `row`, which has room for a
-  // multiple of four bytes.
-  Lines lines(int8_t* row) const {
-    const int32_t y = y_ * window_.stride_height, x = x_ * window_.stride_width;
-    const Taps lines(y - window_.pad_top, window_.kernel_height, window_.dilation_height,
-                     window_.input_height);
-    const Taps taps(x - window_.pad_left, window_.kernel_width, window_.dilation_width,
-                    window_.input_width);
-    const bool is_inside = lines.is_whole && taps.is_whole;
-    const int8_t* const from = at(lines.position, taps.position);
-    if (is_inside && packs_lines_) return {from, line_step_};
-    if (!is_inside) {
-      fill(row, level_.input_zero_point,
-           static_cast<uint32_t>(window_.kernel_height) * line_bytes_);
-    }
-    gather(lines, taps, from, row + lines.first * line_bytes_ + taps.first * channels_);
-    return {row, line_bytes_};
-  }
-
- private:
-  const int8_t* at(int32_t y, int32_t x) const {
-    return input_ + (y * window_.input_width + x) * static_cast<int32_t>(channels_);
-  }
-
-  void gather(const Taps& lines, const Taps& taps, const int8_t* from, int8_t* row) const {
-    if (window_.dilation_width == 1) {
-      reds_copy_lines(row, line_bytes_, from, line_step_, lines.count, taps.count * channels_);
-      return;
-    }
-    const uint32_t tap_step = static_cast<uint32_t>(window_.dilation_width) * channels_;
-    for (uint32_t line = lines.count; line > 0; --line, from += line_step_, row += line_bytes_) {
-      reds_copy_lines(row, channels_, from, tap_step, taps.count, channels_);
-    }
-  }
-
-  const Window& window_;
-  const LinearLevel& level_;
-  const int8_t* const input_;
-  const uint32_t channels_, line_bytes_, line_step_;
-  const bool is_pixel_, packs_lines_;
-  int32_t y_ = 0, x_ = 0;
-};
 
 // Four rows of int8 as (x - zero_point) * times: (pairs, 4 pixels), zeros behind them.
 template <int times>
@@ -385,7 +210,7 @@ struct General {
       for (uint32_t block = 0; block < tile.blocks; ++block) {
         int32_t sums[kChannels][kPixels] = {{bias0, bias0, bias0, bias0},
                                             {bias1, bias1, bias1, bias1}};
-        multiply_block(packed, scratch.weights, scratch.padded / 2, sums[0]);
+        reds_conv2d_block(packed, scratch.weights, scratch.padded / 2, sums[0]);
         int8_t values[kPixels][kChannels];
         for (uint32_t i = 0; i < kPixels; ++i) {
           values[i][0] = static_cast<int8_t>(requantize0(sums[0][i]));

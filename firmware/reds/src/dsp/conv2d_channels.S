@@ -1,9 +1,10 @@
-// The loops of conv2d.cc for requantisation in four instructions: from packed pixels and the store's
-// weights to bytes, for many pairs of channels that follow each other.
+// The loops of conv2d.cc.
 //
 //   void reds_conv2d_channels(Job* job);
+//   void reds_conv2d_block(const uint32_t* x, const uint32_t* weights, uint32_t pairs, int32_t* sums);
 //
-// Cycles on a Cortex-M4 without wait states, of a block of 2 channels by 4 pixels: 16 for every pair
+// The first one is for requantisation in four instructions: from packed pixels and the store's
+// weights to bytes, for many pairs of channels that follow each other. Cycles on a Cortex-M4 without wait states, of a block of 2 channels by 4 pixels: 16 for every pair
 // of products (16 of them), 3.5 for every 16 pairs, and 84 for bias, bytes and the loops: 1.17 per
 // product when a window has 64 of them. Two channels cost 90 and 1.7 for every product of a window:
 // their weights are packed once for all blocks.
@@ -236,6 +237,48 @@ reds_conv2d_channels:
   bne.w 1b
   pop {r0, r4-r11, pc}
   .size reds_conv2d_channels, . - reds_conv2d_channels
+
+// The second one adds to sums[channel][pixel], of two channels and four pixels, the products of
+// packed pixels (pairs, 4 pixels) and weights (pairs, 2 channels); pairs > 0.
+  .equ kPairsPerBlockPass, 8
+
+  .section .text.reds_conv2d_block, "ax", %progbits
+  .global reds_conv2d_block
+  .type reds_conv2d_block, %function
+  .thumb_func
+reds_conv2d_block:
+  push {r4-r11, lr}
+  vmov s0, r3
+  ldmia r3, {r4-r11}
+  add r12, r0, r2, lsl #4
+  vmov s1, r12  // where x ends
+  // a remainder: enter the pass in its middle, pointers set back accordingly
+  rsbs r2, r2, #0
+  and r2, r2, #(kPairsPerBlockPass - 1)
+  sub r0, r0, r2, lsl #4
+  sub r1, r1, r2, lsl #3
+  movs r3, #kStepCode
+  mul r2, r2, r3
+  adr.w r3, 1f
+  add r3, r2
+  orr r3, r3, #1
+  bx r3
+  .balign 4
+1:
+  .set i, 0
+  .rept kPairsPerBlockPass
+  step (16 * i), (8 * i)
+  .set i, i + 1
+  .endr
+  adds r0, #(16 * kPairsPerBlockPass)
+  adds r1, #(8 * kPairsPerBlockPass)
+  vmov lr, s1
+  cmp r0, lr
+  bne.w 1b
+  vmov r0, s0
+  stmia r0, {r4-r11}
+  pop {r4-r11, pc}
+  .size reds_conv2d_block, . - reds_conv2d_block
 
 #elif defined(__linux__)
   .section .note.GNU-stack, "", %progbits  // or the linker makes the stack executable

@@ -10,6 +10,8 @@
 // their weights are packed once for all blocks.
 #if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
 
+#include "requantize.h"
+
   .syntax unified
   .thumb
 
@@ -63,14 +65,9 @@
   smlad r11, r3, lr, \from7
 .endm
 
-// r1 = output, r2 = output_step, r3 = multiplier, r12 = rounding, lr = shift. See simd.h.
-.macro requantize sum
-  add r0, r12, \sum, asr #31
-  smmlar r0, \sum, r3, r0
-  asr r0, r0, lr
-  ssat r0, #8, r0
-  strb r0, [r1]
-  add r1, r2
+// r1 = output, r2 = output_step, r3 = multiplier, r12 = rounding, lr = shift
+.macro store sum
+  requantize \sum, r3, r12, lr, r1, r2
 .endm
 
 // Weights of four products of two channels: (2 pairs, 2 channels).
@@ -201,20 +198,20 @@ reds_conv2d_channels:
   vmov r3, s0
   vmov r12, s1
   vmov lr, s2
-  requantize r4
-  requantize r5
-  requantize r6
-  requantize r7
+  store r4
+  store r5
+  store r6
+  store r7
   vmov r0, s12
   vmov s12, r1
   adds r1, r0, #1
   vmov r3, s3
   vmov r12, s4
   vmov lr, s5
-  requantize r8
-  requantize r9
-  requantize r10
-  requantize r11
+  store r8
+  store r9
+  store r10
+  store r11
   vmov r0, s11
   vmov r3, s13
   subs r3, #1

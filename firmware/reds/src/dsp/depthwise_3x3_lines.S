@@ -14,6 +14,8 @@
 // Packing takes 18 for 8 values, 3 for the loop, 9 for a word of zeros, and 60 for a line.
 #if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
 
+#include "requantize.h"
+
   .syntax unified
   .thumb
 
@@ -97,14 +99,9 @@
 .endif
 .endm
 
-// r1 = multiplier, r2 = rounding, r3 = shift, r12 = output, lr = output_step. See simd.h.
-.macro requantize sum
-  add r0, r2, \sum, asr #31
-  smmlar r0, \sum, r1, r0
-  asr r0, r0, r3
-  ssat r0, #8, r0
-  strb r0, [r12]
-  add r12, lr
+// r1 = multiplier, r2 = rounding, r3 = shift, r12 = output, lr = output_step
+.macro store sum
+  requantize \sum, r1, r2, r3, r12, lr
 .endm
 
 // n outputs, the last one in register `last`, from r0 = x to the bytes at s14. Leaves r12 behind
@@ -123,18 +120,18 @@
   vmov r3, s9
   vmov r12, s14
   vmov lr, s11
-  requantize r4
+  store r4
 .if \n > 2
-  requantize r5
-  requantize r6
+  store r5
+  store r6
 .endif
 .if \n > 4
-  requantize r7
-  requantize r8
+  store r7
+  store r8
 .endif
 .if \n > 6
-  requantize r9
-  requantize r10
+  store r9
+  store r10
 .endif
 .if \is_tail
   vmov r0, s12
@@ -142,7 +139,7 @@
   cmp r0, #0
   beq .Lnext_line\@
 .endif
-  requantize \last
+  store \last
 .Lnext_line\@:
 .endm
 

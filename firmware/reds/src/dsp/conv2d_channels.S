@@ -6,8 +6,9 @@
 // The first one is for requantisation in four instructions: from packed pixels and the store's
 // weights to bytes, for many pairs of channels that follow each other. Cycles on a Cortex-M4 without wait states, of a block of 2 channels by 4 pixels: 16 for every pair
 // of products (16 of them), 3.5 for every 16 pairs, and 84 for bias, bytes and the loops: 1.17 per
-// product when a window has 64 of them. Two channels cost 90 and 1.7 for every product of a window:
-// their weights are packed once for all blocks.
+// product when a window has 64 of them. A last pixel alone takes 8 for every pair of products (4 of
+// them) and 45. Two channels cost 90 and 1.7 for every product of a window: their weights are packed
+// once for all blocks.
 #if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
 
 #include "requantize.h"
@@ -221,12 +222,43 @@ reds_conv2d_channels:
   ldr r12, [sp]
   bne 7f
 6:                                // the last block, which may take pixels for a second time
-  vmov s13, r3
   ldr r2, [r12, #kBack]
   vmov r1, s12
+  ldr r5, [r12, #kOutputStep]
+  add r5, r5, r5, lsl #1
+  cmp r2, r5
+  beq 8f
+  vmov s13, r3
   subs r1, r2
   vmov s12, r1
   b.w 4b
+8:                                // three of them: its last pixel alone
+  adds r0, #12
+  vmov r1, s9
+  vmov r4, s6
+  vmov r5, s7
+  vmov r6, s10
+9:
+  .rept 2
+  ldr r2, [r1], #4
+  ldr r3, [r1], #4
+  ldr r7, [r0], #16
+  smlad r4, r2, r7, r4
+  smlad r5, r3, r7, r5
+  .endr
+  cmp r1, r6
+  bne 9b
+  vmov r1, s12
+  movs r2, #1
+  vmov r3, s0
+  vmov r12, s1
+  vmov lr, s2
+  store r4
+  vmov r3, s3
+  vmov r12, s4
+  vmov lr, s5
+  store r5
+  ldr r12, [sp]
 7:
   ldr r2, [r12, #kPairs]
   subs r2, #1

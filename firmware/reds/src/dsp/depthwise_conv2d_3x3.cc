@@ -178,6 +178,8 @@ void convolve(const DepthwiseConv2D& op, const LinearLevel& level, const Buffers
         weights.set(lane, op.weights + store[lane], tap_step, tap_line_step);
       }
     }
+    // Where one tile is all of the image, its lines of zeros stay where they are.
+    const bool has_zeros = next > 0 && level.tile_height >= lines.output_lines;
     for (int32_t line = 0; line < lines.output_lines; line += level.tile_height) {
       const int32_t count = clamp(lines.output_lines - line, 1, level.tile_height);
       const int32_t begin = line * lines.stride_lines - lines.pad_lines;
@@ -186,6 +188,10 @@ void convolve(const DepthwiseConv2D& op, const LinearLevel& level, const Buffers
       const int8_t* const image = buffers.inputs[0] + first;
       for (int32_t i = begin; i < end; ++i) {
         const bool is_inside = i >= 0 && i < lines.input_lines;
+        if (!is_inside && has_zeros) {
+          packed += packing.words * kLanes;
+          continue;
+        }
         const uint32_t offset = static_cast<uint32_t>(i) * lines.input_line_step;
         packed = reds_pack_line(&packing, is_inside ? image + offset : nullptr, packed);
       }

@@ -239,16 +239,21 @@ def is_proven(constants: LinearConstants, channels: np.ndarray) -> bool:
 
 
 def is_add_proven(constants: AddConstants) -> bool:
-    """Whether the DSP kernel's three short requantisations are exact for every pair of inputs."""
-    largest = 0
+    """Whether the DSP kernel's short requantisations are exact for every pair of inputs.
+
+    It takes an input of multiplier 1/2, as that of the larger scale has in TFLite, for a shift.
+    """
+    largest, halved = 0, 0
     for multiplier, shift in (
         (constants.input1_multiplier, constants.input1_shift),
         (constants.input2_multiplier, constants.input2_shift),
     ):
-        # TFLite's inputs have multipliers of at most 1/2, and with shift 0 exactly that
         if shift > 0 or multiplier < 0 or (shift == 0 and multiplier != 1 << 30):
             return False
+        halved += shift == 0
         largest += ((255 << ADD_LEFT_SHIFT) * multiplier >> (31 - shift)) + 1
+    if halved == 0:
+        return False
     shift = -constants.output_shift
     if shift < 1 or constants.output_multiplier < 0 or largest >= 1 << 30:
         return False

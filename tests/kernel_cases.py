@@ -294,9 +294,12 @@ def add(image: Image) -> Case:
     while True:
         first, second, output = (int(random.integers(1 << 30, 1 << 31)) for _ in range(3))
         low, high = sorted(random.integers(-128, 128, 2).tolist())
-        shifts = [-int(random.integers(0, 12)), -int(random.integers(0, 12))]
-        if random.random() < 0.5:  # the input of larger scale
+        shifts = [-int(random.integers(1, 12)), -int(random.integers(1, 12))]
+        larger = random.choice(["first", "second", "both"])  # of the inputs' scales
+        if larger != "second":
             first, shifts[0] = 1 << 30, 0
+        if larger != "first":
+            second, shifts[1] = 1 << 30, 0
         zero_points = random.integers(-128, 128, 3).tolist()
         constants = AddConstants(
             zero_points[0], first, shifts[0], zero_points[1], second, shifts[1], zero_points[2],

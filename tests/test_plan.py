@@ -165,12 +165,15 @@ def test_proven_addition_is_exact(
     exact = fixed_point.multiply_by_quantized_multiplier
 
     def operand(zero_point: int, multiplier: int, shift: int) -> np.ndarray:
-        """add.cc's Operand, held against TFLite's."""
-        left, right = (22, 1) if shift == 0 else (21, -shift)
-        value = (x - zero_point) << left
-        high = (1 << (right - 1)) + (value >> 31) + ((value * multiplier + (1 << 31)) >> 32)
-        assert np.array_equal(high >> right, exact((x - zero_point) << 20, multiplier, shift))
-        return high >> right
+        """As add_elements.S has it, held against TFLite's."""
+        if shift == 0:
+            scaled = (x - zero_point) << 19
+        else:
+            value = (x - zero_point) << 21
+            high = (1 << (-shift - 1)) + (value >> 31) + ((value * multiplier + (1 << 31)) >> 32)
+            scaled = high >> -shift
+        assert np.array_equal(scaled, exact((x - zero_point) << 20, multiplier, shift))
+        return scaled
 
     first = operand(c.input1_zero_point, c.input1_multiplier, c.input1_shift)
     second = operand(c.input2_zero_point, c.input2_multiplier, c.input2_shift)

@@ -1,48 +1,67 @@
-// Sum of two tensors, each of the three requantisations in a few instructions.
+// Sum of two tensors: TFLite scales both inputs to the larger one's scale, times 2^20 / 2, adds, and
+// scales to the output's.
+//
+// For the input of the larger scale that is a shift. The other one, and the sum, take the short
+// requantisation (see ProvenRequantization); the compiler proved that it is exact.
 #include "reds/kernels.h"
 
 #if REDS_DSP_KERNELS
 
 #include "simd.h"
 
+// add_elements.S; the second one is for inputs of the same scale.
+extern "C" void reds_add_elements(const void* job);
+extern "C" void reds_add_alike(const void* job);
+
 namespace reds {
 namespace dsp {
 namespace {
 
-// (x - zero_point) * 2^20, requantised. The compiler proved that a shift of 0 comes with the
-// multiplier 1/2, so that one more doubling and the shift 1 give the same.
-class Operand {
- public:
-  Operand(int8_t zero_point, int32_t multiplier, int8_t shift, int8_t left_shift)
-      : zero_point_(zero_point),
-        multiplier_(multiplier),
-        left_(shift == 0 ? left_shift + 2 : left_shift + 1),
-        right_(shift == 0 ? 1 : -shift),
-        rounding_(1 << (right_ - 1)) {}
+// Shifts of the inputs in add_elements.S: 20 - 1, and 20 + 1 because the short requantisation wants
+// doubled values.
+constexpr int32_t kHalved = 1 << 19, kDoubled = 1 << 21;
 
-  int32_t operator()(int8_t x) const {
-    const int32_t value = (x - zero_point_) * (1 << left_);
-    return smmlar(value, multiplier_, rounding_ + (value >> 31)) >> right_;
-  }
-
- private:
-  const int32_t zero_point_, multiplier_, left_, right_, rounding_;
+// What the loops in assembly need, in the order that they know.
+struct Job {
+  const int8_t *a, *b;
+  int8_t* output;
+  uint32_t size;
+  int32_t offset_a, offset_b;
+  int32_t multiplier_b, rounding_b, shift_b;
+  int32_t multiplier, rounding, shift;
 };
 
 }  // namespace
 
 void add_proven(const Add&, const Add::Level& level, const Buffers& buffers) {
-  const Operand first(level.input1_zero_point, level.input1_multiplier, level.input1_shift,
-                      level.left_shift);
-  const Operand second(level.input2_zero_point, level.input2_multiplier, level.input2_shift,
-                       level.left_shift);
-  const int32_t multiplier = level.output_multiplier, shift = -level.output_shift;
-  const int32_t rounding = (1 << (shift - 1)) + level.output_zero_point * (1 << shift);
-  const int8_t *a = buffers.inputs[0], *b = buffers.inputs[1];
-  for (uint32_t i = 0; i < level.size; ++i) {
-    const int32_t sum = first(a[i]) + second(b[i]);
-    const int32_t output = smmlar(sum * 2, multiplier, rounding + (sum >> 31)) >> shift;
-    buffers.output[i] = static_cast<int8_t>(ssat8(output));
+  if (level.size == 0) return;
+  const int32_t shift = -level.output_shift;
+  Job job = {buffers.inputs[0],
+             buffers.inputs[1],
+             buffers.output,
+             level.size,
+             -level.input1_zero_point * kHalved,
+             -level.input2_zero_point * kDoubled,
+             level.input2_multiplier,
+             0,
+             -level.input2_shift,
+             level.output_multiplier,
+             (1 << (shift - 1)) + level.output_zero_point * (1 << shift),
+             shift};
+  if (level.input1_shift == 0 && level.input2_shift == 0) {
+    job.offset_a -= level.input2_zero_point * kHalved;
+    reds_add_alike(&job);
+  } else {
+    if (level.input1_shift != 0) {  // the second one has the larger scale
+      job.a = buffers.inputs[1];
+      job.b = buffers.inputs[0];
+      job.offset_a = -level.input2_zero_point * kHalved;
+      job.offset_b = -level.input1_zero_point * kDoubled;
+      job.multiplier_b = level.input1_multiplier;
+      job.shift_b = -level.input1_shift;
+    }
+    job.rounding_b = 1 << (job.shift_b - 1);
+    reds_add_elements(&job);
   }
   ActivationClamp(level.activation_min, level.activation_max).apply(buffers.output, level.size);
 }

@@ -294,7 +294,7 @@ def add(image: Image) -> Case:
     while True:
         first, second, output = (int(random.integers(1 << 30, 1 << 31)) for _ in range(3))
         low, high = sorted(random.integers(-128, 128, 2).tolist())
-        shifts = [-int(random.integers(1, 12)), -int(random.integers(1, 12))]
+        shifts = [-int(random.integers(1, 24)), -int(random.integers(1, 24))]
         larger = random.choice(["first", "second", "both"])  # of the inputs' scales
         if larger != "second":
             first, shifts[0] = 1 << 30, 0
@@ -303,7 +303,7 @@ def add(image: Image) -> Case:
         zero_points = random.integers(-128, 128, 3).tolist()
         constants = AddConstants(
             zero_points[0], first, shifts[0], zero_points[1], second, shifts[1], zero_points[2],
-            output, -int(random.integers(10, 22)), low, high,
+            output, -int(random.integers(1, 22)), low, high,
         )  # fmt: skip
         if kernels.is_add_proven(constants):
             break
@@ -316,7 +316,11 @@ def add(image: Image) -> Case:
             c.activation_max,
         )
     )  # fmt: skip
-    tensors = _inputs(image, int8(random, size), int8(random, size))
+    x = [int8(random, size), int8(random, size)]
+    if random.random() < 0.5:  # so that the smaller one's rounding tells
+        larger_one = 0 if c.input1_shift == 0 else 1
+        x[larger_one] = np.full(size, zero_points[larger_one], np.int8)
+    tensors = _inputs(image, *x)
     return Case("add_proven", image.words(level), tensors, size, 0, str(constants))
 
 

@@ -138,14 +138,21 @@ struct Tile {
 // Packs the windows of a tile. Pixels behind the image, which there are in an image of less than
 // four, repeat its last one.
 template <int times>
-void pack_tile(Windows& windows, const LinearLevel& level, uint32_t products, const Tile& tile,
-               uint32_t pixels, const Scratch& scratch) {
+void pack_tile(Windows& windows, const int8_t* image, const LinearLevel& level, uint32_t products,
+               const Tile& tile, uint32_t pixels, const Scratch& scratch) {
   const uint32_t minus_zero_point = negated_pair(level.input_zero_point);
   uint32_t* packed = scratch.tile;
   for (uint32_t block = 0; block < tile.blocks; ++block) {
     const uint32_t first = tile.first_pixel(block);
-    windows.move_to(first);
     const int8_t* rows[kPixels];
+    if (windows.pixel_step() > 0 && first + kPixels <= pixels) {
+      rows[0] = image + first * windows.pixel_step();
+      for (uint32_t i = 1; i < kPixels; ++i) rows[i] = rows[i - 1] + windows.pixel_step();
+      pack_pixels<times>(rows, products, minus_zero_point, packed);
+      packed += scratch.padded / 2 * kPixels;
+      continue;
+    }
+    windows.move_to(first);
     uint32_t steps[kPixels] = {};
     uint32_t bytes = products;  // that are packed together
     for (uint32_t i = 0; i < kPixels; ++i) {
@@ -314,7 +321,8 @@ void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers
   const WeightRows rows(op, *level.inputs);
   for (uint32_t start = 0; start < pixels; start += level.tile_width) {
     const Tile tile(start, pixels, level.tile_width);
-    pack_tile<Requantization::kTimes>(windows, level, products, tile, pixels, scratch);
+    pack_tile<Requantization::kTimes>(windows, buffers.inputs[0], level, products, tile, pixels,
+                                      scratch);
     PairCursor cursor(level, rows, scratch);
     while (!cursor.is_done()) {
       Requantization::multiply(level, cursor.next(), tile, scratch, output);

@@ -27,7 +27,6 @@ inline void fill(int8_t* to, int8_t value, uint32_t bytes) {
 struct Taps {
   uint32_t first = 0, count = 0;
   int32_t position;
-  bool is_whole;
 
   Taps(int32_t start, int32_t taps, int32_t dilation, int32_t length) : position(start) {
     while (position < 0 && taps > 0) {
@@ -36,10 +35,21 @@ struct Taps {
       --taps;
     }
     int32_t last = position + (taps - 1) * dilation;
-    is_whole = first == 0 && last < length;
     for (; last >= length && taps > 0; last -= dilation) --taps;
     count = static_cast<uint32_t>(taps);
   }
+};
+
+// Outputs along one side whose windows lie in the image as a whole.
+struct Inside {
+  int32_t first, last;
+
+  Inside(int32_t pad, int32_t reach, int32_t length, int32_t stride)
+      : first((pad + stride - 1) / stride), last(pad + length - reach) {
+    last = last < 0 ? -1 : last / stride;
+  }
+
+  bool has(int32_t output) const { return output >= first && output <= last; }
 };
 
 // A window's values: lines of the kernel, `step` bytes apart.
@@ -61,10 +71,22 @@ class Windows {
                    channels_),
         is_pixel_(op.window.kernel_height == 1 && op.window.kernel_width == 1 &&
                   op.window.pad_top == 0 && op.window.pad_left == 0),
+        pixel_step_(is_pixel_ && op.window.stride_height == 1 && op.window.stride_width == 1 &&
+                            op.window.output_width == op.window.input_width
+                        ? channels_
+                        : 0),
         packs_lines_(op.window.dilation_width == 1 &&
-                     (op.window.kernel_height == 1 || line_bytes_ % 4 == 0)) {}
+                     (op.window.kernel_height == 1 || line_bytes_ % 4 == 0)),
+        inside_y_(op.window.pad_top, (op.window.kernel_height - 1) * op.window.dilation_height + 1,
+                  op.window.input_height, op.window.stride_height),
+        inside_x_(op.window.pad_left, (op.window.kernel_width - 1) * op.window.dilation_width + 1,
+                  op.window.input_width, op.window.stride_width) {}
 
   uint32_t line_bytes() const { return line_bytes_; }
+
+  // Bytes from one pixel's window to the next one's, where all lie evenly from the image's start on,
+  // else 0.
+  uint32_t pixel_step() const { return pixel_step_; }
 
   // Whether a window is one pixel of the image.
   bool is_pixel() const { return is_pixel_; }
@@ -88,19 +110,16 @@ class Windows {
   // Where they are or, with zero points outside the image, copied to `row`, which has room for a
   // multiple of four bytes.
   Lines lines(int8_t* row) const {
-    const int32_t y = y_ * window_.stride_height, x = x_ * window_.stride_width;
-    const Taps lines(y - window_.pad_top, window_.kernel_height, window_.dilation_height,
-                     window_.input_height);
-    const Taps taps(x - window_.pad_left, window_.kernel_width, window_.dilation_width,
-                    window_.input_width);
-    const bool is_inside = lines.is_whole && taps.is_whole;
-    const int8_t* const from = at(lines.position, taps.position);
-    if (is_inside && packs_lines_) return {from, line_step_};
-    if (!is_inside) {
-      fill(row, level_.input_zero_point,
-           static_cast<uint32_t>(window_.kernel_height) * line_bytes_);
+    const int32_t y = y_ * window_.stride_height - window_.pad_top;
+    const int32_t x = x_ * window_.stride_width - window_.pad_left;
+    if (!inside_y_.has(y_) || !inside_x_.has(x_)) {
+      gather_edge(y, x, row);
+      return {row, line_bytes_};
     }
-    gather(lines, taps, from, row + lines.first * line_bytes_ + taps.first * channels_);
+    const int8_t* const from = at(y, x);
+    if (packs_lines_) return {from, line_step_};
+    gather(static_cast<uint32_t>(window_.kernel_height),
+           static_cast<uint32_t>(window_.kernel_width), from, row);
     return {row, line_bytes_};
   }
 
@@ -109,14 +128,22 @@ class Windows {
     return input_ + (y * window_.input_width + x) * static_cast<int32_t>(channels_);
   }
 
-  void gather(const Taps& lines, const Taps& taps, const int8_t* from, int8_t* row) const {
-    if (window_.dilation_width == 1) {
-      reds_copy_lines(row, line_bytes_, from, line_step_, lines.count, taps.count * channels_);
+  __attribute__((noinline)) void gather_edge(int32_t y, int32_t x, int8_t* row) const {
+    const Taps lines(y, window_.kernel_height, window_.dilation_height, window_.input_height);
+    const Taps taps(x, window_.kernel_width, window_.dilation_width, window_.input_width);
+    fill(row, level_.input_zero_point, static_cast<uint32_t>(window_.kernel_height) * line_bytes_);
+    gather(lines.count, taps.count, at(lines.position, taps.position),
+           row + lines.first * line_bytes_ + taps.first * channels_);
+  }
+
+  void gather(uint32_t lines, uint32_t taps, const int8_t* from, int8_t* row) const {
+    if (window_.dilation_width == 1) {  // neighbours in the image are copied together
+      reds_copy_lines(row, line_bytes_, from, line_step_, lines, taps * channels_);
       return;
     }
     const uint32_t tap_step = static_cast<uint32_t>(window_.dilation_width) * channels_;
-    for (uint32_t line = lines.count; line > 0; --line, from += line_step_, row += line_bytes_) {
-      reds_copy_lines(row, channels_, from, tap_step, taps.count, channels_);
+    for (; lines > 0; --lines, from += line_step_, row += line_bytes_) {
+      reds_copy_lines(row, channels_, from, tap_step, taps, channels_);
     }
   }
 
@@ -124,7 +151,10 @@ class Windows {
   const LinearLevel& level_;
   const int8_t* const input_;
   const uint32_t channels_, line_bytes_, line_step_;
-  const bool is_pixel_, packs_lines_;
+  const bool is_pixel_;
+  const uint32_t pixel_step_;
+  const bool packs_lines_;
+  const Inside inside_y_, inside_x_;
   int32_t y_ = 0, x_ = 0;
 };
 

@@ -124,7 +124,8 @@ def structure_bytes(
         narrow = groups.select_units(store, grouping, groups.prefixes(chosen))
         ranges = dict.fromkeys((op.name for op in narrow.ops), (-1.0, 1.0))
         levels.append(quantize.FloatLevel(100.0, chosen, narrow, ranges))
-    arenas = memory.plan_levels([level.graph for level in levels], kernels.scratch_bytes)
+    # Where buffers lie does not matter, so the quickest plans do.
+    arenas = [memory.plan_level(level.graph, kernels.scratch_bytes) for level in levels]
     made = plan.build_plan(quantize.quantize(store, grouping, levels), arenas)
     lookups = sum(isinstance(op, ir.Logistic | ir.Tanh) for op in store.ops) * 256
     joined = sum(4 * len(op.inputs) for op in store.ops if isinstance(op, ir.Concatenate))

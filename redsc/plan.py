@@ -178,9 +178,8 @@ class _Builder:
 
     def kernel(self, op: ir.Op) -> str:
         least = self.level_shapes[0][op.name][-1]
-        return kernels.choose(
-            op, self.shapes[op.name], self.is_proven(op), least, self.is_plain(op)
-        )
+        is_plain = not isinstance(op, ir.Dense) or self.is_plain(op)  # others do not ask
+        return kernels.choose(op, self.shapes[op.name], self.is_proven(op), least, is_plain)
 
     def is_plain(self, op: ir.Op) -> bool:
         """Whether an op reads one run of channels, or one repeated, and writes one."""

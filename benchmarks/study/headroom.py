@@ -19,6 +19,7 @@ import work
 
 from redsc import cost, finetune, grid, groups, importance, importer, loss, passes, recipe
 from redsc.groups import Grouping, Widths
+from redsc.pipeline import IMPORTANCE_SAMPLES
 from redsc.tf_network import predict
 
 FAMILY = "ds_cnn_s_images"
@@ -27,7 +28,6 @@ UNIFORM, DRAWN = 4, 20
 LARGEST_FACTOR = 2.0
 """A group's share of its units is at most so many times the uniform one, and at least that part."""
 LEAST_USE = 0.985
-IMPORTANCE_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -120,35 +120,7 @@ def _widths(
     return chosen
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Test accuracy of uniform and drawn widths, and of those that validation data would take."""
-    lines = [
-        f"| | {' | '.join(f'{percent} %' for percent in PERCENTS)} |",
-        "|---|" + "---:|" * len(PERCENTS),
-    ]
-    uniform = _accuracies([r for r in results if r["uniform"]], "test")
-    drawn = [r for r in results if not r["uniform"]]
-    test, validation = _accuracies(drawn, "test"), _accuracies(drawn, "validation")
-    if len(uniform) < 2 or len(drawn) < 2:
-        return "\n".join(lines) + "\n"
-    chosen = np.take_along_axis(test, validation.argmax(axis=0)[None], axis=0)[0]
-    rows = {
-        f"uniform, {len(uniform)} seeds": [_spread(values) for values in uniform.T],
-        f"drawn, {len(drawn)} nestings": [_spread(values) for values in test.T],
-        "worst and best of these": [f"{v.min():.2f} … {v.max():.2f}" for v in test.T],
-        "best minus uniform": [f"{v:+.2f}" for v in test.max(axis=0) - uniform.mean(axis=0)],
-        "best by validation minus uniform": [f"{v:+.2f}" for v in chosen - uniform.mean(axis=0)],
-    }
-    return "\n".join(
-        [*lines, *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items()), ""]
-    )
-
-
-def _accuracies(results: Sequence[Mapping[str, Any]], split: str) -> np.ndarray:
+def accuracies(results: Sequence[Mapping[str, Any]], split: str) -> np.ndarray:
     """float64 (results, levels below the full one), in percent."""
     values = [[100 * r["levels"][n][split] for n in range(len(PERCENTS))] for r in results]
     return np.array(values).reshape(-1, len(PERCENTS))
-
-
-def _spread(values: np.ndarray) -> str:
-    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"

@@ -63,7 +63,7 @@ def _sections(done: Sequence[Result], drawn: Sequence[Result]) -> Iterable[str]:
             yield _table(methods, [_row(chosen, m, _level_accuracy("int8", part)) for m in methods])
             yield _differences(chosen, part)
     yield f"### What widths could gain, DS-CNN-S, Fashion-MNIST, {SHORT_EPOCHS} epochs\n"
-    yield headroom.table(drawn)
+    yield _headroom(drawn)
     chosen = [r for r in done if r["split"] == SHORT]
     yield f"### Ablations, DS-CNN-S, Fashion-MNIST, {SHORT_EPOCHS} epochs\n"
     four = [m for m in METHODS if "levels" not in METHODS[m] and m != UNMIXED]
@@ -102,6 +102,25 @@ def _sections(done: Sequence[Result], drawn: Sequence[Result]) -> Iterable[str]:
     yield "### int8 against float, redsc, all splits and families\n"
     loss = [_mean(values.tolist()) for values in bars.int8_losses(done).T]
     yield _table(["int8 - float, pp"], [loss])
+
+
+def _headroom(results: Sequence[Result]) -> str:
+    """Test accuracy of uniform and drawn widths, and of those that validation data would take."""
+    drawn = [r for r in results if not r["uniform"]]
+    uniform = headroom.accuracies([r for r in results if r["uniform"]], "test")
+    test, validation = (headroom.accuracies(drawn, split) for split in ("test", "validation"))
+    rows: dict[str, list[str]] = {}
+    if len(uniform) and len(drawn):
+        chosen = np.take_along_axis(test, validation.argmax(axis=0)[None], axis=0)[0]
+        mean = uniform.mean(axis=0)
+        rows = {
+            f"uniform, {len(uniform)} seeds": [_mean(values.tolist()) for values in uniform.T],
+            f"drawn, {len(drawn)} nestings": [_mean(values.tolist()) for values in test.T],
+            "worst and best of these": [f"{v.min():.2f} … {v.max():.2f}" for v in test.T],
+            "best minus uniform": [f"{v:+.2f}" for v in test.max(axis=0) - mean],
+            "best by validation minus uniform": [f"{v:+.2f}" for v in chosen - mean],
+        }
+    return _table(list(rows), list(rows.values()), headroom.PERCENTS)
 
 
 def _numbers_of_levels(results: Sequence[Result]) -> str:

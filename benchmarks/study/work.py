@@ -206,8 +206,8 @@ def run(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_scratch(workshop: Workshop, job: Job, done: dict[str, Any]) -> dict[str, Any]:
-    """Each of redsc's levels as a network of its own; the full one too."""
-    """As many steps as base, supernet and fine-tuning, of as many samples on average."""
+    """Each of redsc's levels as a network of its own, the full one too: as many steps as base,
+    supernet and fine-tuning, of as many samples on average."""
     found = done[dataclasses.replace(job, method="redsc").key]
     fine_tuning = found["training"]["steps"] + found["training"]["random_width_steps"]
     steps = BASE_STEPS + fine_tuning

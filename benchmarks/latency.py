@@ -2,8 +2,8 @@
 
     python benchmarks/latency.py [--rows FILE] [--write]
 
-Every op of networks of tests/zoo.py is measured at four random nested widths, and the cycles of
-each kernel's units of work are fitted to those in FITTED. Errors are printed for both lists,
+Every op of networks of tests/zoo.py is measured at four random nested widths, and what each loop of
+a kernel takes is fitted to those in FITTED. Errors are printed for both lists,
 networks of the second are unknown to the fit. --rows keeps the measurements, so that a second run
 measures only what is missing. --write replaces redsc/targets/nano33ble.json.
 
@@ -13,13 +13,14 @@ Cycles are themselves an estimate, from every executed instruction (firmware/m4c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from scipy.optimize import nnls
@@ -27,6 +28,7 @@ from scipy.optimize import nnls
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import firmware_build
+import graphs
 import zoo
 
 from redsc import (
@@ -44,15 +46,24 @@ from redsc import (
     runner,
     tf_network,
 )
+from redsc.kernel_work import Call
 from redsc.plan_structs import Plan
 
+LINES = "lines"
+GENERAL = "general"
+"""Behind the name of a network whose short requantisations are not used."""
+
 FITTED = (
+    "lines 21x17", "lines 40x23", "lines 13x30", "lines 10x11", "lines 16x9",
+    "norm_everywhere small general", "vgg small general", "separable full general",
+    "lines 12x19 general", "dense full general", "resnet8 small general",
     "autoencoder small", "conv1d_causal full", "dense full", "depthwise_multiplier full",
     "dilated full", "ds_cnn small", "inception full", "mobilenet_v1 full", "nested full",
     "norm_everywhere small", "rescaling_input full", "resnet_preactivation full",
     "separable full", "separable small", "sigmoid_output full", "tanh_output full", "vgg full",
 )  # fmt: skip
 TESTED = (
+    "lines 19x25", "lines 14x9", "mobilenet_v1 small general", "dilated small general",
     "autoencoder full", "conv1d_causal small", "dense small", "densenet full",
     "depthwise_multiplier small", "dilated small", "ds_cnn full", "inception small",
     "mobilenet_v1 small", "norm_everywhere full", "normalization_input full", "resnet8 full",
@@ -73,29 +84,55 @@ def measure(name: str) -> list[Row]:
     """Every op at every level of a network."""
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        family, size = name.split()
-        model = folder / f"{family}.h5"
-        zoo.ZOO[family](size).save(model)
-        graph = passes.lower(importer.load(model).graph)
-        x = zoo.inputs(family, graph.input.shape, 8)
-        device_plan, level_graphs = build(graph, x)
+        graph, x = network(name, folder)
+        proofs = False if name.endswith(GENERAL) else None
+        device_plan, level_calls = build(graph, x, proofs)
         program = firmware_build.build(device_plan, "emulator", folder)
         inputs = np.zeros((1, *graph.input.shape), np.int8)
         runs = runner.run_emulator(program, device_plan, inputs, profile=True, estimate_cycles=True)
-        rows = []
-        for level, (narrow, run) in enumerate(zip(level_graphs, runs, strict=True)):
-            shapes = ir.shapes(narrow)
-            for op, layer in latency.layers(narrow).items():
-                rows.append({
-                    "network": name, "level": level, "op": op, "layer": asdict(layer),
-                    "inputs": shapes[narrow[op].inputs[0]][-1], "outputs": shapes[op][-1],
-                    "instructions": run.step_instructions[op], "cycles": run.step_cycles[op],
-                })  # fmt: skip
-        return rows
+        return [
+            {
+                "network": name, "level": level, "op": op, "kernel": call.kernel, "work": call.work,
+                "instructions": run.step_instructions[op], "cycles": run.step_cycles[op],
+            }
+            for level, (calls, run) in enumerate(zip(level_calls, runs, strict=True))
+            for op, call in calls.items()
+        ]  # fmt: skip
 
 
-def build(graph: ir.Graph, x: np.ndarray) -> tuple[Plan, list[ir.Graph]]:
-    """A plan with a level per share, quantised by these raw inputs."""
+def network(name: str, folder: Path) -> tuple[ir.Graph, np.ndarray]:
+    """A lowered network and raw inputs for it."""
+    family, size, *_ = name.split()
+    if family == LINES:
+        graph = lines_network(*map(int, size.split("x")))
+        shape = (8, *graph.input.shape)
+        return graph, np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    model = folder / f"{family}.h5"
+    zoo.ZOO[family](size).save(model)
+    graph = passes.lower(importer.load(model).graph)
+    return graph, zoo.inputs(family, graph.input.shape, 8)
+
+
+def lines_network(height: int, width: int) -> ir.Graph:
+    """Convolutions and depthwise ones at sizes that leave all kinds of rests."""
+    net = graphs.GraphBuilder(LINES, (height, width, 3))
+    net.conv(10, (3, 3))
+    for stride in (1, 2, 1, 2):
+        net.depthwise(strides=(stride, stride))
+        net.conv(22, (1, 1))
+        net.conv(18, (3, 3), (stride, stride))
+    net.global_average()
+    net.dense(5)
+    return net.graph()
+
+
+def build(
+    graph: ir.Graph, x: np.ndarray, proofs: bool | None = None
+) -> tuple[Plan, list[dict[str, Call]]]:
+    """A plan with a level per share, quantised by these raw inputs, and each level's calls.
+
+    proofs: False takes the kernels for any requantisation, whether the short one is proved or not.
+    """
     grouping = groups.find_groups(graph)
     levels = []
     for share, widths in zip(SHARES, nested_widths(grouping), strict=True):
@@ -103,8 +140,19 @@ def build(graph: ir.Graph, x: np.ndarray) -> tuple[Plan, list[ir.Graph]]:
         ranges = tf_network.ranges(narrow, x)
         levels.append(quantize.FloatLevel(100 * share, widths, narrow, ranges))
     network = quantize.quantize(graph, grouping, levels)
-    graphs = [level.graph for level in network.levels]
-    return plan.build_plan(network, memory.plan_levels(graphs, kernels.scratch_bytes)), graphs
+    level_graphs = [level.graph for level in network.levels]
+    arenas = memory.plan_levels(level_graphs, kernels.scratch_bytes)
+    with contextlib.ExitStack() as stack:
+        if proofs is not None:
+            stack.enter_context(mock.patch.object(plan, "_is_proven", return_value=proofs))
+        device_plan = plan.build_plan(network, arenas)
+    chosen = {step.name: step.kernel for step in device_plan.steps}
+    return device_plan, [
+        latency.calls(
+            level.graph, network.graph, grouping, level.widths, arena.scratch_bytes, chosen
+        )
+        for level, arena in zip(network.levels, arenas, strict=True)
+    ]
 
 
 def nested_widths(grouping: groups.Grouping) -> list[dict[str, int]]:
@@ -129,9 +177,9 @@ def fit(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Per kernel its cycles per instruction, and cycles per unit of work: nonnegative, of least
     squared relative error."""
     result = {}
-    for kernel in sorted({row["layer"]["kernel"] for row in rows}):
-        own = [row for row in rows if row["layer"]["kernel"] == kernel]
-        works = [work(row) for row in own]
+    for kernel in sorted({row["kernel"] for row in rows}):
+        own = [row for row in rows if row["kernel"] == kernel]
+        works = [row["work"] for row in own]
         cycles = np.array([row["cycles"] for row in own], float)
         counts = np.array([list(entry.values()) for entry in works], float) / cycles[:, None]
         scale = np.maximum(np.linalg.norm(counts, axis=0), 1e-300)
@@ -145,13 +193,9 @@ def fit(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def work(row: Row) -> dict[str, int]:
-    return latency.Layer(**row["layer"]).work(row["inputs"], row["outputs"])
-
-
 def estimate(row: Row, cycles: Mapping[str, Mapping[str, float]]) -> float:
-    own = cycles[row["layer"]["kernel"]]
-    return sum(own[name] * count for name, count in work(row).items())
+    own = cycles[row["kernel"]]
+    return sum(own[name] * count for name, count in row["work"].items())
 
 
 def print_errors(
@@ -198,7 +242,7 @@ def main() -> None:
     print("| kernel | measured | cycles per instruction | cycles per |")
     print("|---|---:|---:|---|")
     for kernel, entry in table.items():
-        count = sum(row["layer"]["kernel"] == kernel for row in rows if row["network"] in FITTED)
+        count = sum(row["kernel"] == kernel for row in rows if row["network"] in FITTED)
         parts = ", ".join(f"{name} {value:g}" for name, value in entry["cycles"].items() if value)
         print(f"| {kernel} | {count} | {entry['cycles_per_instruction']} | {parts} |")
     print_errors("fitted", FITTED, rows, table)

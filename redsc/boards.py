@@ -20,6 +20,10 @@ class Board:
     core_flash_bytes: int
     core_ram_bytes: int
 
+    def most_arena_bytes(self, max_ram_bytes: int | None) -> int:
+        """What an arena may take: what the user allows, or what the core leaves."""
+        return max_ram_bytes or self.ram_bytes - self.core_ram_bytes
+
 
 BOARDS = {
     board.name: board

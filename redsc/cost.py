@@ -250,8 +250,7 @@ def _with_latency(
     model: CostModel, graph: ir.Graph, grouping: Grouping, target: latency.Target
 ) -> CostModel:
     pairs, units, constant = dict(model.pairs), dict(model.units), model.constant
-    for name, layer in latency.layers(graph).items():
-        form = target.form(layer)
+    for name, form in latency.forms(graph, target).items():
         constant += Term(latency_ps=form.constant)
         inputs, outputs = grouping.axes[graph[name].inputs[0]], grouping.axes[name]
         for factor, axis in ((form.input, inputs), (form.output, outputs)):

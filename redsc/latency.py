@@ -1,84 +1,57 @@
-"""How long an inference takes on a target: an estimate, as a formula in the channels of its ops.
+"""How long an inference takes on a target: an estimate, from how often its kernels' loops run.
 
-A kernel's work is counted in products, outputs, values packed and so on. Each count is a multiple
-of channels read times channels written, plus multiples of either, plus a constant; so is the time,
-and the knapsack takes it as exactly as it does MACs. What a unit of work takes stands in
-targets/NAME.json, which benchmarks/latency.py fits to the emulated Cortex-M4.
+What each loop takes stands in targets/NAME.json, which benchmarks/latency.py fits to the emulated
+Cortex-M4. The estimate of a level counts its loops as the plan has them (redsc/kernel_work.py).
+The search needs a formula: a layer's `Form` in the channels that it reads and writes, nearest to
+that estimate over the widths that the layer may have, which the knapsack takes as exactly as it
+does MACs.
 
-Not modelled: wait states of the flash, caches, and what grows in steps: channels that do not fill
-a kernel's block of 2 or 4, tiles that get larger when a level reads less, weights that a level
-narrower than the store has to copy together.
+Not modelled: wait states of the flash, caches, and what depends on data (Softmax).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from redsc import ir, kernels, resources
+import numpy as np
+from scipy.optimize import nnls
+
+from redsc import geometry, groups, ir, kernels, resources
+from redsc.groups import Grouping, Widths
+from redsc.kernel_work import Call
+from redsc.plan_structs import Channels, Run
 
 PICOSECONDS_PER_MS = 10**9
+
+_ROOM = 1 << 30
+"""Scratch that is enough for anything."""
+
+_SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Of a layer's channels: where its Form is fitted."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What of an op decides its kernel's work, but for the channels: height and width of its
-    output, of its input (of what a Reshape in between views) and of its window, 1 where there
-    are none."""
+    """An op at any widths. full: the call at full width, with all the scratch it can use."""
 
-    kernel: str
-    output: tuple[int, int]
-    source: tuple[int, int]
-    window: tuple[int, int]
+    full: Call
 
-    def work(self, inputs: int, outputs: int) -> dict[str, int]:
-        """Units of work by name, with that many channels read and written."""
-        pixels, taps = math.prod(self.output), math.prod(self.window)
-        match self.kernel:
-            case "conv2d" | "conv2d_1x1":
-                tiles = -(-pixels // kernels.MOST_TILE_PIXELS)
-                return {
-                    "product": pixels * taps * inputs * outputs,
-                    "weight": tiles * taps * inputs * outputs,
-                    "packed": pixels * taps * inputs,
-                    "output": pixels * outputs,
-                    "channel": tiles * outputs,
-                    "line": pixels * self.window[0],
-                    "call": 1,
-                }
-            case (
-                "depthwise_conv2d"
-                | "depthwise_conv2d_3x3"
-                | "depthwise_conv2d_3x3_stride2"
-                | "portable_depthwise_conv2d"
-            ):
-                return {
-                    "product": pixels * taps * outputs,
-                    "output": pixels * outputs,
-                    "packed": math.prod(self.source) * outputs,
-                    "row": self.source[0] * outputs,
-                    "channel": outputs,
-                    "call": 1,
-                }
-            case "dense":
-                return {
-                    "product": inputs * outputs,
-                    "run": math.prod(self.source) * outputs,
-                    "packed": inputs,
-                    "output": outputs,
-                    "call": 1,
-                }
-            case _:
-                return {
-                    "tap": pixels * taps * outputs,
-                    "output": pixels * outputs,
-                    "pixel": pixels,
-                    "row": self.output[0],
-                    "call": 1,
-                }
+    def call(self, inputs: int, outputs: int) -> Call:
+        """With that many channels read and written, where a level of the full store has them."""
+        repeat = self.full.inputs.repeat
+        length = inputs // repeat
+        reads = Channels((Run(0, length),), repeat, self.full.inputs.stride, length * repeat)
+        return replace(self.full, inputs=reads, outputs=Channels((Run(0, outputs),), 1, 0, outputs))
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether every channel written is made of all that are read."""
+        return self.full.kernel.startswith(("conv2d", "dense"))
 
 
 @dataclass(frozen=True)
@@ -101,22 +74,42 @@ class Form:
 
 @dataclass(frozen=True)
 class Target:
-    """A processor at a clock rate; cycles of a unit of work, by kernel and name of the work."""
+    """A processor at a clock rate; cycles of a loop, by kernel and name."""
 
     hz: int
     cycles: Mapping[str, Mapping[str, float]]
 
+    def cycles_of(self, call: Call) -> float:
+        own = self.cycles[call.kernel]
+        return sum(own[name] * count for name, count in call.work.items())
+
+    def picoseconds(self, call: Call) -> float:
+        return self.cycles_of(call) * 1000 * PICOSECONDS_PER_MS / self.hz
+
     def form(self, layer: Layer) -> Form:
-        """Picoseconds of a layer as a function of the channels it reads and writes."""
+        """Picoseconds as a function of the channels read and written: of least squared relative
+        error where both are shares of the full layer's, each factor at least 0."""
+        most_in, most_out = layer.full.inputs.count, layer.full.outputs.count
+        step_in = layer.full.inputs.repeat * 4
+        if layer.reads_all:
+            points = list(itertools.product(_widths(most_in, step_in), _widths(most_out, 4)))
+        else:
+            points = [(width, width) for width in _widths(most_out, 4)]
+        rows, times = [], []
+        for inputs, outputs in points:
+            terms = (inputs * outputs, inputs, outputs, 1)
+            used = terms if layer.reads_all else (0, 0, outputs, 1)
+            rows.append(used)
+            times.append(self.picoseconds(layer.call(inputs, outputs)))
+        relative = np.array(rows, float) / np.array(times)[:, None]
+        scale = np.maximum(np.linalg.norm(relative, axis=0), 1e-300)
+        factors = nnls(relative / scale, np.ones(len(rows)))[0] / scale
+        return Form(*(round(factor) for factor in factors))
 
-        def at(inputs: int, outputs: int) -> float:
-            work = layer.work(inputs, outputs)
-            return sum(self.cycles[layer.kernel][name] * count for name, count in work.items())
 
-        constant, one_in, one_out = at(0, 0), at(1, 0), at(0, 1)
-        parts = (at(1, 1) - one_in - one_out + constant, one_in - constant, one_out - constant)
-        picoseconds = 1000 * PICOSECONDS_PER_MS / self.hz
-        return Form(*(round(part * picoseconds) for part in (*parts, constant)))
+def _widths(most: int, step: int) -> list[int]:
+    """Multiples of `step` near shares of `most`, and that."""
+    return sorted({min(most, max(step, round(share * most / step) * step)) for share in _SHARES})
 
 
 @functools.cache
@@ -126,58 +119,75 @@ def target(name: str) -> Target:
     return Target(data["hz"], {key: value["cycles"] for key, value in data["kernels"].items()})
 
 
-def layers(graph: ir.Graph) -> dict[str, Layer]:
-    """Of every op that runs, by name. A Reshape is a view and runs nothing."""
-    shapes = ir.shapes(graph)
+def forms(graph: ir.Graph, target: Target) -> dict[str, Form]:
+    """Of every op that runs, in the channels that a subnetwork's reads and writes."""
+    grouping = groups.find_groups(graph)
+    room = dict.fromkeys((op.name for op in graph.ops), _ROOM)
+    full = calls(graph, graph, grouping, grouping.full_widths, room)
+    return {name: target.form(Layer(call)) for name, call in full.items()}
+
+
+def latency_ps(graph: ir.Graph, narrow: ir.Graph, target: Target) -> int:
+    """Picoseconds of a subnetwork by its network's forms: what the search adds up."""
+    shapes = ir.shapes(narrow)
+    return sum(
+        form(shapes[narrow[name].inputs[0]][-1], shapes[name][-1])
+        for name, form in forms(graph, target).items()
+    )
+
+
+def calls(
+    level: ir.Graph,
+    store: ir.Graph,
+    grouping: Grouping,
+    widths: Widths,
+    scratch_bytes: Mapping[str, int],
+    chosen: Mapping[str, str] | None = None,
+) -> dict[str, Call]:
+    """Of every op that runs at a level, by name. A Reshape is a view and runs nothing.
+
+    level: the store's network at `widths`, of `grouping`'s groups. scratch_bytes: of its kernels,
+    as planned. chosen: kernels, as the plan has them. Before quantisation they are not known;
+    then they are those of proved requantisations, which nearly all are.
+    """
+    units, shapes = groups.prefixes(widths), ir.shapes(level)
+
+    def channels(name: str) -> Channels:
+        axis = grouping.axes[name]
+        return geometry.compress(groups.channel_indices(axis, units), axis)
+
     result = {}
-    for op in graph.ops:
+    for op in level.ops:
         if isinstance(op, ir.Input | ir.Reshape):
             continue
-        source = op.inputs[0]
-        while isinstance(graph[source], ir.Reshape):
-            source = graph[source].inputs[0]
-        window = _window(op)
-        result[op.name] = Layer(
-            _kernel(op, shapes[op.name], window),
-            _area(shapes[op.name]),
-            _area(shapes[source]),
-            window,
+        before, after = shapes[op.inputs[0]], shapes[op.name]
+        reads, writes = channels(op.inputs[0]), channels(op.name)
+        if chosen is None:
+            is_plain = geometry.is_plain(reads, writes)
+            kernel = kernels.choose(op, after, True, after[-1], is_plain)
+        else:
+            kernel = chosen[op.name]
+        whole, tile, store_inputs = store[op.name], (0, 0), 0
+        if isinstance(op, ir.LinearOp) and isinstance(whole, ir.LinearOp):
+            tile = kernels.tile(op, after, kernel, scratch_bytes.get(op.name, 0))
+            store_inputs = whole.kernel.shape[-2]
+        window = None
+        if isinstance(op, ir.Conv2D | ir.DepthwiseConv2D | ir.Pool2D):
+            window = geometry.window(op, before, after)
+        result[op.name] = Call(
+            kernel=kernel,
+            inputs=reads,
+            outputs=writes,
+            window=window,
+            store_inputs=store_inputs,
+            tile=tile,
+            positions=math.prod(after[:-1]),
+            lines=after[0] if len(after) == 3 else 1,
+            joined=len(op.inputs),
         )
     return result
 
 
-def latency_ps(graph: ir.Graph, target: Target) -> int:
-    """Estimated picoseconds of one inference."""
-    shapes = ir.shapes(graph)
-    return sum(
-        target.form(layer)(shapes[graph[name].inputs[0]][-1], shapes[name][-1])
-        for name, layer in layers(graph).items()
-    )
-
-
-def milliseconds(graph: ir.Graph, target: Target) -> float:
+def milliseconds(calls: Mapping[str, Call], target: Target) -> float:
     """Estimated milliseconds of one inference, rounded to thousandths for people."""
-    return round(latency_ps(graph, target) / PICOSECONDS_PER_MS, 3)
-
-
-def _area(shape: ir.Shape) -> tuple[int, int]:
-    return (shape[0], shape[1]) if len(shape) == 3 else (1, 1)
-
-
-def _window(op: ir.Op) -> tuple[int, int]:
-    match op:
-        case ir.Conv2D() | ir.DepthwiseConv2D():
-            return op.kernel.shape[0], op.kernel.shape[1]
-        case ir.Pool2D():
-            return op.size
-    return 1, 1
-
-
-def _kernel(op: ir.Op, output: ir.Shape, window: tuple[int, int]) -> str:
-    """The kernel that is expected to run an op: which requantisation is proved is not yet known,
-    the short one nearly always is. Fast ways of one kernel count as kernels of their own."""
-    name = kernels.choose(op, output, proven=True).replace("::", "_").removesuffix("_proven")
-    match op:
-        case ir.Conv2D() if window == (1, 1):
-            return f"{name}_1x1"
-    return name
+    return round(sum(map(target.picoseconds, calls.values())) / PICOSECONDS_PER_MS, 3)

@@ -26,6 +26,7 @@ from redsc import (
 )
 from redsc.config import CompileOptions
 from redsc.importance import Ranking
+from redsc.kernel_work import Call
 from redsc.memory import ArenaPlan
 from redsc.plan import Plan
 from redsc.quantized import QuantizedLevel, QuantizedNetwork
@@ -79,10 +80,18 @@ def level_costs(
     network: QuantizedNetwork,
     full: ir.Graph,
     arenas: Sequence[ArenaPlan],
+    plan: Plan,
     target: latency.Target,
 ) -> list[dict[str, Any]]:
     """What is known of each level before anything runs: the report's first keys."""
     full_macs = cost.macs(full)
+    chosen = {step.name: step.kernel for step in plan.steps}
+
+    def calls(level: QuantizedLevel, arena: ArenaPlan) -> dict[str, Call]:
+        return latency.calls(
+            level.graph, network.graph, network.grouping, level.widths, arena.scratch_bytes, chosen
+        )
+
     return [
         {
             "level": number,
@@ -94,7 +103,7 @@ def level_costs(
             "peak_activation_bytes": cost.peak_activation_bytes(level.graph),
             "arena_bytes": arena.size_bytes,
             "least_arena_bytes": arena.least_bytes,
-            "estimated_latency_ms": latency.milliseconds(level.graph, target),
+            "estimated_latency_ms": latency.milliseconds(calls(level, arena), target),
         }
         for number, (level, arena) in enumerate(zip(network.levels, arenas, strict=True))
     ]

@@ -136,7 +136,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
 
     progress.stage("plan memory")
     board = boards.BOARDS[options.board]
-    limit = options.max_ram_bytes or board.ram_bytes - board.core_ram_bytes
+    limit = board.most_arena_bytes(options.max_ram_bytes)
     arenas = memory.plan_levels(level_graphs, kernels.scratch_bytes, limit)
     device_plan = plan.build_plan(network, arenas)
     for step in device_plan.steps:
@@ -148,7 +148,8 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     usage = _usage(board, device_plan, tflm_model)
     boards.check_fits(board, data_bytes, arena_bytes, usage)
 
-    levels = measure.level_costs(network, graph, arenas, latency.target(options.board))
+    target = latency.target(options.board)
+    levels = measure.level_costs(network, graph, arenas, device_plan, target)
     with (
         output.transaction(options.output) as staging,
         tempfile.TemporaryDirectory(prefix="redsc_") as workspace,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from redsc import constants, cost, groups, ir, kernels
+from redsc import constants, cost, geometry, groups, ir, kernels
 from redsc.errors import ModelError
 from redsc.memory import ArenaPlan
 from redsc.plan_structs import (
@@ -27,41 +27,12 @@ from redsc.plan_structs import (
     PadLevel,
     Plan,
     PoolLevel,
-    Run,
     SoftmaxLevel,
     Step,
     Symbol,
     Window,
 )
 from redsc.quantized import QuantizedLevel, QuantizedNetwork
-
-
-def compress(indices: np.ndarray, axis: groups.Axis = ()) -> Channels:
-    """A short run list, repeated evenly, of increasing channel positions on an axis.
-
-    Runs that meet where two segments do are joined only where that makes the list shorter.
-    """
-    sizes = [segment.channels(segment.units) for segment in axis]
-    candidates = (_compress(indices, np.array([], np.int64)), _compress(indices, np.cumsum(sizes)))
-    return min(candidates, key=lambda channels: len(channels.runs))
-
-
-def _compress(indices: np.ndarray, boundaries: np.ndarray) -> Channels:
-    breaks = np.flatnonzero((np.diff(indices) != 1) | np.isin(indices[1:], boundaries)) + 1
-    starts = indices[np.concatenate(([0], breaks)).astype(np.int64)]
-    lengths = np.diff(np.concatenate(([0], breaks, [len(indices)])))
-    count = len(starts)
-    for period in range(1, count + 1):
-        strides = np.unique(starts[period:] - starts[:-period])
-        if count % period or len(strides) > 1:
-            continue
-        if np.array_equal(lengths[period:], lengths[:-period]):
-            break
-    runs = tuple(
-        Run(int(s), int(n)) for s, n in zip(starts[:period], lengths[:period], strict=True)
-    )
-    stride = int(strides[0]) if len(strides) else 0
-    return Channels(runs, count // period, stride, len(indices))
 
 
 @dataclass(eq=False)
@@ -86,7 +57,7 @@ class _Tables:
 
     def channel_list(self, indices: np.ndarray, axis: groups.Axis) -> Symbol:
         """The address of a channel list."""
-        channels = compress(indices, axis)
+        channels = geometry.compress(indices, axis)
         name = self.channels.setdefault(channels, Symbol(f"channels_{len(self.channels)}"))
         return Symbol(f"&{name}")
 
@@ -182,12 +153,13 @@ class _Builder:
         return kernels.choose(op, self.shapes[op.name], self.is_proven(op), least, is_plain)
 
     def is_plain(self, op: ir.Op) -> bool:
-        """Whether an op reads one run of channels, or one repeated, and writes one."""
+        """Whether channels read and written are plain at every level."""
         axes = self.network.grouping.axes
         return all(
-            len(compress(level[op.inputs[0]], axes[op.inputs[0]]).runs) == 1
-            and (written := compress(level[op.name], axes[op.name])).repeat == 1
-            and len(written.runs) == 1
+            geometry.is_plain(
+                geometry.compress(level[op.inputs[0]], axes[op.inputs[0]]),
+                geometry.compress(level[op.name], axes[op.name]),
+            )
             for level in self.indices
         )
 
@@ -202,47 +174,31 @@ class _Builder:
 
     def fields(self, op: ir.Op) -> tuple[int | Window | Symbol, ...]:
         """Members of the op's struct in plan.h, without `levels`."""
-        before = self.shapes[op.inputs[0]]
+        before, after = self.shapes[op.inputs[0]], self.shapes[op.name]
         match op:
             case ir.Conv2D():
-                return (self.window(op), op.kernel.shape[2], self.store(op))
+                return (
+                    geometry.window(op, before, after),
+                    op.kernel.shape[2],
+                    self.store(op),
+                )
             case ir.DepthwiseConv2D():
-                return (self.window(op), op.multiplier, op.out_channels, self.store(op))
+                return (
+                    geometry.window(op, before, after),
+                    op.multiplier,
+                    op.out_channels,
+                    self.store(op),
+                )
             case ir.Dense():
                 return (op.kernel.shape[0], self.store(op))
             case ir.Pool2D():
-                return (self.window(op),)
+                return (geometry.window(op, before, after),)
             case ir.Concatenate():
                 return (int(np.prod(before[:-1])), len(op.inputs))
             case ir.Pad():
                 return (*before[:2], *op.padding[0], *op.padding[1])
             case _:
                 return ()
-
-    def window(self, op: ir.Conv2D | ir.DepthwiseConv2D | ir.Pool2D) -> Window:
-        before, after = self.shapes[op.inputs[0]], self.shapes[op.name]
-        kernel = op.size if isinstance(op, ir.Pool2D) else op.kernel.shape[:2]
-        dilation = (1, 1) if isinstance(op, ir.Pool2D) else op.dilation
-        top, left = (
-            ir.padding_before(size, window, stride, rate, op.padding)
-            for size, window, stride, rate in zip(
-                before[:2], kernel, op.strides, dilation, strict=True
-            )
-        )
-        return Window(
-            input_height=before[0],
-            input_width=before[1],
-            output_height=after[0],
-            output_width=after[1],
-            kernel_height=kernel[0],
-            kernel_width=kernel[1],
-            stride_height=op.strides[0],
-            stride_width=op.strides[1],
-            dilation_height=dilation[0],
-            dilation_width=dilation[1],
-            pad_top=top,
-            pad_left=left,
-        )
 
     def level(self, op: ir.Op, number: int) -> Level:
         """The op's record of one level."""

@@ -99,7 +99,7 @@ def test_cost_model_counts_its_subnetwork(kind: type[ir.Op]) -> None:
     assert model.macs(widths) == cost.macs(narrow)
     assert model.peak_activation_bytes(widths) == cost.peak_activation_bytes(narrow)
     assert model.weights_bytes(widths) == cost.weights_bytes(narrow)
-    assert model.latency_ps(widths) == latency.latency_ps(narrow, target)
+    assert model.latency_ps(widths) == latency.latency_ps(graph, narrow, target)
 
 
 @KINDS

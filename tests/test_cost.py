@@ -82,7 +82,7 @@ def test_cost_model_equals_the_cost_of_the_sliced_graph(graph, data):
     assert model.weights_bytes(widths) == cost.weights_bytes(sliced)
     assert model.table_bytes(widths) == cost.table_bytes(sliced)
     assert model.peak_activation_bytes(widths) == cost.peak_activation_bytes(sliced)
-    assert model.latency_ps(widths) == latency.latency_ps(sliced, target)
+    assert model.latency_ps(widths) == latency.latency_ps(graph, sliced, target)
 
 
 @given(graphs.random_graphs())

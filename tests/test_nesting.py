@@ -43,21 +43,23 @@ def sliced(graph, level):
 
 
 MEASURES = {
-    "macs": cost.macs,
-    "ram": cost.peak_activation_bytes,
-    "flash": cost.weights_bytes,
-    "latency": lambda graph: latency.latency_ps(graph, latency.target("nano33ble")),
+    "macs": lambda graph, level: cost.macs(level),
+    "ram": lambda graph, level: cost.peak_activation_bytes(level),
+    "flash": lambda graph, level: cost.weights_bytes(level),
+    "latency": lambda graph, level: latency.latency_ps(graph, level, latency.target("nano33ble")),
 }
+"""What a level of a network takes."""
 
 
 def over_budget(graph, options, percent, level):
     """Whether a level exceeds its share of the network, or an absolute limit on computation."""
     return (
         any(
-            MEASURES[kind](level) > MEASURES[kind](graph) * percent / 100 for kind in options.budget
+            MEASURES[kind](graph, level) > MEASURES[kind](graph, graph) * percent / 100
+            for kind in options.budget
         )
         or cost.macs(level) > (options.max_macs or math.inf)
-        or MEASURES["latency"](level) > (options.max_latency_ms or math.inf) * 1e9
+        or MEASURES["latency"](graph, level) > (options.max_latency_ms or math.inf) * 1e9
     )
 
 
@@ -160,7 +162,7 @@ def test_levels_of_any_network_nest_within_every_limit(graph, data):
     shares = st.none() | st.none() | st.floats(0.2, 1.2)
 
     def share_of(kind, share, unit=1):
-        value = share and math.floor(MEASURES[kind](graph) * share)
+        value = share and math.floor(MEASURES[kind](graph, graph) * share)
         return value and (value if unit == 1 else value / unit)
 
     options = SearchOptions(
@@ -407,18 +409,21 @@ def test_some_budget_is_used(budget):
     check_nesting(graph, options, nesting)
     assert nesting.proven_optimal
     for level in nesting.levels:
-        shares = [MEASURES[kind](sliced(graph, level)) / MEASURES[kind](graph) for kind in budget]
+        shares = [
+            MEASURES[kind](graph, sliced(graph, level)) / MEASURES[kind](graph, graph)
+            for kind in budget
+        ]
         assert 0.97 * level.percent <= 100 * max(shares) <= level.percent
 
 
 @pytest.mark.parametrize(("kind", "unit"), [("macs", 1), ("latency", 1e9)])
 def test_a_cap_ends_the_widest_level_and_drops_those_it_equals(kind, unit):
     graph, measure = graphs.ds_cnn(32, 2), MEASURES[kind]
-    cap = measure(graph) * 7 // 10
+    cap = measure(graph, graph) * 7 // 10
     option, cap = ("max_macs", cap) if unit == 1 else ("max_latency_ms", cap / unit)
     nesting = search(graph, budget=(kind,), **{option: cap})
     assert [level.percent for level in nesting.levels] == [25, 50, 100]
-    assert 0.97 * cap <= measure(sliced(graph, nesting.levels[-1])) / unit <= cap
+    assert 0.97 * cap <= measure(graph, sliced(graph, nesting.levels[-1])) / unit <= cap
     assert "Dropped the 75 % level" in nesting.warnings[0]
     assert "not stored" in nesting.warnings[1]
     assert not any("finer" in warning for warning in nesting.warnings)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_firmware import NETWORKS, plan_of, random_network
 
-from redsc import constants, fixed_point, groups, ir, kernels, memory, plan, plan_structs
+from redsc import constants, fixed_point, geometry, groups, ir, kernels, memory, plan, plan_structs
 from redsc.constants import LinearConstants
 from redsc.quantized import QuantizedLevel, QuantParams
 
@@ -30,7 +30,7 @@ def expand(channels: plan_structs.Channels) -> list[int]:
 @given(st.sets(st.integers(0, 40), min_size=1))
 def test_compress_keeps_any_positions(positions: set[int]) -> None:
     indices = np.array(sorted(positions))
-    assert expand(plan.compress(indices)) == indices.tolist()
+    assert expand(geometry.compress(indices)) == indices.tolist()
 
 
 @given(
@@ -46,7 +46,7 @@ def test_compress_finds_flattened_concatenations(
     axis = tuple(groups.Segment(f"g{i}", units, inner) for i, (units, inner, _) in enumerate(parts))
     widths = {f"g{i}": min(units, width) for i, (units, _, width) in enumerate(parts)}
     indices = groups.channel_indices(axis * positions, groups.prefixes(widths))
-    channels = plan.compress(indices, axis * positions)
+    channels = geometry.compress(indices, axis * positions)
     assert expand(channels) == indices.tolist()
     assert len(channels.runs) <= len(parts)
 

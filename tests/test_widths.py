@@ -16,7 +16,12 @@ from redsc import (
     flash,
     groups,
     importance,
+    ir,
+    kernels,
+    latency,
     measure,
+    memory,
+    objective,
     recipe,
     supernet,
     widths,
@@ -24,6 +29,7 @@ from redsc import (
 from redsc.config import CompileOptions
 from redsc.errors import InfeasibleError
 from redsc.progress import Progress
+from redsc.search import Fixed
 from tests import graphs
 from tests.test_finetune import task_data
 
@@ -44,6 +50,31 @@ def find(tmp_path: Path, **options: Any) -> tuple[widths.Found, list[str], recip
     warnings: list[str] = []
     found = widths.find(settings, GRAPH, GROUPING, scores, training, Progress(), warnings)
     return found, warnings, training
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8, 0.97])
+def test_no_level_takes_longer_than_allowed_by_the_counted_loops(share: float) -> None:
+    """The search's formula says less of some widths of this network: its levels shrink then."""
+    graph = graphs.resnet()
+    grouping = groups.find_groups(graph)
+    full_ms = counted_ms(graph, grouping.full_widths, grouping.full_widths)
+    limit_ms = share * full_ms
+    options = CompileOptions(Path("model.h5"), Path("build"), max_latency_ms=limit_ms)
+    uniform = Fixed(objective.harmonic(grouping))
+    found = widths._search(options, graph, grouping, uniform)
+    widest = found.levels[-1].widths
+    assert 0.95 * limit_ms <= counted_ms(graph, widest, widest) <= limit_ms
+    for level in found.levels:
+        assert counted_ms(graph, level.widths, widest) <= limit_ms
+
+
+def counted_ms(graph: ir.Graph, level_widths: groups.Widths, widest: groups.Widths) -> float:
+    store = groups.select_units(graph, groups.find_groups(graph), groups.prefixes(widest))
+    grouping = groups.find_groups(store)
+    level = groups.select_units(store, grouping, groups.prefixes(level_widths))
+    scratch = memory.plan_levels([level], kernels.scratch_bytes, 200_000)[0].scratch_bytes
+    calls = latency.calls(level, store, grouping, level_widths, scratch)
+    return latency.milliseconds(calls, latency.target("nano33ble"))
 
 
 @pytest.mark.slow

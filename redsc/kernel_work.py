@@ -1,0 +1,358 @@
+"""How often each kernel's loops run in one call: what its time is made of.
+
+Counts follow the kernels' own loops (firmware/reds/src/dsp, portable): blocks that are not full
+count as whole ones, lines of zeros around the image are counted as they are packed, and so are
+weights that a level narrower than the store copies together. redsc/targets/NAME.json holds what
+each of them takes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from redsc.plan_structs import Channels, Window
+
+Work = dict[str, int]
+"""How often, by what."""
+
+_PASS_PAIRS = 16
+"""Pairs of products in one pass of conv2d_channels.S."""
+
+_LINE_OUTPUTS = 8
+"""Outputs in one block of depthwise_3x3_lines.S."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One op at one level.
+
+    kernel: as the plan names it. inputs, outputs: channels it reads and writes, where the store
+    has them. window: of convolutions and pooling. store_inputs: input channels of the store.
+    tile: height and width in output pixels. positions: of the output, in all but channels;
+    lines: its height. joined: tensors that a Concatenate joins.
+    """
+
+    kernel: str
+    inputs: Channels
+    outputs: Channels
+    window: Window | None
+    store_inputs: int
+    tile: tuple[int, int]
+    positions: int
+    lines: int
+    joined: int
+
+    @property
+    def work(self) -> Work:
+        match self.kernel:
+            case "conv2d" | "conv2d_proven":
+                return _conv2d(self)
+            case "depthwise_conv2d_3x3" | "depthwise_conv2d_3x3_stride2":
+                return _depthwise_conv2d_3x3(self)
+            case "depthwise_conv2d" | "depthwise_conv2d_proven":
+                return _depthwise_conv2d(self)
+            case "portable::depthwise_conv2d":
+                return _portable_depthwise_conv2d(self)
+            case "dense_proven":
+                return _dense_proven(self)
+            case "dense":
+                return _dense(self)
+            case "average_pool2d":
+                return _average_pool2d(self)
+            case "max_pool2d":
+                return _max_pool2d(self)
+            case "concatenate":
+                pieces = self.positions * self.joined
+                return {"byte": self.positions * self.outputs.count, "piece": pieces, "call": 1}
+            case "pad":
+                elements = self.positions * self.outputs.count
+                return {"element": elements, "line": self.lines, "call": 1}
+            case _:
+                return {"element": self.positions * self.outputs.count, "call": 1}
+
+
+def _window(call: Call) -> Window:
+    assert call.window is not None
+    return call.window
+
+
+def _starts(length: int, tile: int) -> range:
+    return range(0, length, tile)
+
+
+# --- Conv2D: conv2d.cc, conv2d_channels.S, conv2d_pack.S, conv2d_windows.h -----------------------
+
+
+def _conv2d(call: Call) -> Work:
+    window, inputs = _window(call), call.inputs
+    taps = window.kernel_height * window.kernel_width
+    words = -(-taps * inputs.count // 4)
+    sizes = [min(call.tile[1], call.positions - i) for i in _starts(call.positions, call.tile[1])]
+    # A last pixel alone has a loop of its own.
+    alone = sum(size % 4 == 1 for size in sizes) if call.kernel == "conv2d_proven" else 0
+    blocks = sum(-(-size // 4) for size in sizes) - alone
+    pairs = -(-call.outputs.count // 2)
+    is_whole = _runs(inputs) == 1 and (taps == 1 or inputs.count == call.store_inputs)
+    copied = 0 if is_whole else 2 * pairs * len(sizes) * taps * inputs.repeat
+    return {
+        "block step": pairs * blocks * 2 * words,
+        "block pass": pairs * blocks * -(-(2 * words - 1) // _PASS_PAIRS),
+        "block": pairs * blocks,
+        "lone step": pairs * alone * 2 * words,
+        "lone pixel": pairs * alone,
+        "weight word": pairs * len(sizes) * words,
+        "pair": pairs * len(sizes),
+        "pair by itself": 0 if is_whole else pairs * len(sizes),
+        "copied run": copied * len(inputs.runs),
+        "copied run's word": copied * sum(-(-run.length // 4) for run in inputs.runs),
+        **_packed_windows(call, taps * inputs.count),
+        "call": 1,
+    }
+
+
+def _runs(channels: Channels) -> int:
+    return channels.repeat * len(channels.runs)
+
+
+def _packed_windows(call: Call, products: int) -> Work:
+    """What packing takes: four pixels at a time, whose windows lie in the image or are copied
+    first, then all at once or, where the lines of all four may be read in place, line by line."""
+    window, channels = _window(call), call.inputs.count
+    line = window.kernel_width * channels
+    is_pixel = (
+        window.kernel_height == window.kernel_width == 1 and window.pad_top == window.pad_left == 0
+    )
+    is_even = (
+        is_pixel
+        and window.stride_height == window.stride_width == 1
+        and window.output_width == window.input_width
+    )
+    in_place = window.dilation_width == 1 and (window.kernel_height == 1 or line % 4 == 0)
+    is_one_line = window.dilation_height * window.input_width == window.kernel_width
+    lines, columns, is_inside = _taps_inside(window)
+    edges = ~is_inside
+    copies = edges if in_place or is_pixel else np.ones_like(edges)
+    if window.dilation_width == 1:
+        copied_lines, line_words = lines, -(-columns * channels // 4)
+    else:
+        copied_lines, line_words = lines * columns, np.full_like(columns, -(-channels // 4))
+    if is_pixel:
+        copies = np.zeros_like(edges)
+    firsts = _first_pixels(call)
+    pixels = np.minimum(firsts[:, None] + np.arange(4), call.positions - 1)
+    by_line = (
+        is_inside[pixels].any(axis=1)
+        if in_place and not is_pixel and not is_one_line
+        else np.zeros(len(firsts), np.bool_)
+    )
+    by_line_calls = int(by_line.sum()) * window.kernel_height
+    whole_calls = int((~by_line).sum())
+    even = int((firsts + 4 <= call.positions).sum()) if is_even else 0
+    partial = by_line_calls * (line % 4 > 0) + whole_calls * (products % 4 > 0)
+    return {
+        "packed word": by_line_calls * (line // 4) + whole_calls * (products // 4),
+        "packing": by_line_calls + whole_calls,
+        "packed rest": partial,
+        "even block": even,
+        "window": min(4 * (len(firsts) - even), call.positions),
+        "edge window": int((edges & copies).sum()),
+        "edge word": int((edges & copies).sum()) * -(-products // 4),
+        "copied line": int(copied_lines[copies].sum()),
+        "copied word": int((copied_lines * line_words)[copies].sum()),
+    }
+
+
+def _taps_inside(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every output pixel: lines and columns of its window in the image, and whether all are."""
+
+    def inside(outputs: int, stride: int, pad: int, taps: int, rate: int, size: int) -> np.ndarray:
+        positions = np.arange(outputs)[:, None] * stride - pad + np.arange(taps) * rate
+        return ((positions >= 0) & (positions < size)).sum(axis=1)
+
+    lines = inside(
+        window.output_height, window.stride_height, window.pad_top,
+        window.kernel_height, window.dilation_height, window.input_height,
+    )  # fmt: skip
+    columns = inside(
+        window.output_width, window.stride_width, window.pad_left,
+        window.kernel_width, window.dilation_width, window.input_width,
+    )  # fmt: skip
+    whole = np.outer(lines == window.kernel_height, columns == window.kernel_width)
+    return (
+        np.repeat(lines, len(columns)),
+        np.tile(columns, len(lines)),
+        whole.reshape(-1),
+    )
+
+
+def _first_pixels(call: Call) -> np.ndarray:
+    """Of every block of four; a tile's last block takes some pixels for a second time."""
+    firsts = []
+    for start in _starts(call.positions, call.tile[1]):
+        end = min(start + call.tile[1], call.positions)
+        own = np.arange(start, end, 4)
+        own[-1] = max(0, end - 4)
+        firsts.append(own)
+    return np.concatenate(firsts)
+
+
+# --- DepthwiseConv2D: depthwise_conv2d_3x3.cc, depthwise_3x3_lines.S, depthwise_conv2d.cc --------
+
+
+def _depthwise_conv2d_3x3(call: Call) -> Work:
+    window, channels = _window(call), call.outputs.count
+    sides = (
+        (window.output_height, window.output_width),
+        (window.input_height, window.input_width),
+        (window.pad_top, window.pad_left),
+        (window.stride_height, window.stride_width),
+    )
+    if window.output_height > window.output_width:
+        (length, lines), (_, input_lines), (_, pad), (stride_along, stride) = sides
+    else:
+        (lines, length), (input_lines, _), (pad, _), (stride, stride_along) = sides
+    pairs, blocks = -(-length // 2), length // _LINE_OUTPUTS
+    tail = pairs - _LINE_OUTPUTS // 2 * blocks
+    words = (pairs if stride_along == 1 else 2 * pairs) + 1
+    quads = -(-channels // 4)
+    strips = [(line, min(call.tile[0], lines - line)) for line in _starts(lines, call.tile[0])]
+    packed = [
+        0 <= row < input_lines
+        for line, count in strips
+        for row in range(line * stride - pad, (line + count - 1) * stride - pad + 3)
+    ]
+    # Where one strip is all of the image, its lines of zeros stay where they are.
+    zeros = packed.count(False) * (quads if len(strips) > 1 else 1)
+    return {
+        "block of 8": channels * lines * blocks,
+        **{f"block of {2 * n}": channels * lines * (tail == n) for n in (1, 2, 3)},
+        "line": channels * lines,
+        "channel": channels * len(strips),
+        "four channels": quads,
+        "packed line": quads * packed.count(True),
+        "packed word": quads * packed.count(True) * words,
+        "line of zeros": zeros,
+        "word of zeros": zeros * words,
+        "call": 1,
+    }
+
+
+def _depthwise_conv2d(call: Call) -> Work:
+    window, channels = _window(call), call.outputs.count
+    quads, taps = -(-channels // 4), window.kernel_height * window.kernel_width
+    is_3x3 = (window.kernel_height, window.kernel_width) == (3, 3) and (
+        window.dilation_height == window.dilation_width == 1
+    )
+    rows, columns, tiles, lines = 0, 0, 0, 0
+    for y in _starts(window.output_height, call.tile[0]):
+        height = min(call.tile[0], window.output_height - y)
+        for x in _starts(window.output_width, call.tile[1]):
+            width = min(call.tile[1], window.output_width - x)
+            row_count = _reach(
+                height, window.stride_height, window.kernel_height, window.dilation_height
+            )
+            rows += row_count
+            columns += row_count * _reach(
+                width, window.stride_width, window.kernel_width, window.dilation_width
+            )
+            tiles += 1
+            lines += height
+    return {
+        "3x3 window": quads * call.positions * is_3x3,
+        "window": quads * call.positions,
+        "tap": quads * call.positions * taps * (not is_3x3),
+        "row of taps": quads * call.positions * window.kernel_height * (not is_3x3),
+        "output": channels * call.positions,
+        "packed": quads * columns,
+        "packed line": quads * rows,
+        "packed of less than four": columns * (channels % 4 > 0),
+        "line": quads * lines,
+        "tile": quads * tiles,
+        "weight": quads * taps,
+        "four channels": quads,
+        "call": 1,
+    }
+
+
+def _reach(outputs: int, stride: int, window: int, dilation: int) -> int:
+    """Input lines or columns under so many neighbouring windows."""
+    return (outputs - 1) * stride + (window - 1) * dilation + 1
+
+
+def _portable_depthwise_conv2d(call: Call) -> Work:
+    lines, columns, _ = _taps_inside(_window(call))
+    channels = call.outputs.count
+    return {
+        "tap": channels * int(np.dot(lines, columns)),
+        "row of taps": channels * int(lines.sum()),
+        "output": channels * call.positions,
+        "call": 1,
+    }
+
+
+# --- Dense: dense.cc, dense_rows.S ---------------------------------------------------------------
+
+
+def _dense_proven(call: Call) -> Work:
+    length, runs = call.inputs.runs[0].length, call.inputs.repeat
+    words, blocks = -(-length // 4), -(-call.outputs.count // 4)
+    return {
+        "step": blocks * runs * words,
+        "run": blocks * runs,
+        "block": blocks,
+        "expanded word": runs * words,
+        "expanded rest": runs * (length % 4 > 0),
+        "expanded run": runs,
+        "call": 1,
+    }
+
+
+def _dense(call: Call) -> Work:
+    runs = _runs(call.inputs)
+    words = call.inputs.repeat * sum(-(-run.length // 4) for run in call.inputs.runs)
+    blocks = call.outputs.repeat * sum(run.length // 4 for run in call.outputs.runs)
+    rest = call.outputs.count - 4 * blocks
+    return {
+        "step": blocks * words,
+        "run": blocks * runs,
+        "block": blocks,
+        "lone step": rest * words,
+        "lone run": rest * runs,
+        "lone output": rest,
+        "expanded word": words,
+        "expanded run": runs,
+        "call": 1,
+    }
+
+
+# --- Pooling -------------------------------------------------------------------------------------
+
+
+def _average_pool2d(call: Call) -> Work:
+    window, channels = _window(call), call.outputs.count
+    quads, taps = -(-channels // 4), window.kernel_height * window.kernel_width
+    lines = 1 if window.kernel_width == window.input_width else window.kernel_height
+    return {
+        "tap": call.positions * quads * taps,
+        "line": call.positions * quads * lines,
+        "four outputs": call.positions * quads,
+        "output": call.positions * channels,
+        "pixel": call.positions,
+        "tap of less than four": call.positions * taps * (channels % 4 > 0),
+        "call": 1,
+    }
+
+
+def _max_pool2d(call: Call) -> Work:
+    window, channels = _window(call), call.outputs.count
+    taps = math.prod((window.kernel_height, window.kernel_width))
+    return {
+        "tap": call.positions * channels * taps,
+        "pixel's tap": call.positions * taps,
+        "output": call.positions * channels,
+        "pixel": call.positions,
+        "call": 1,
+    }

@@ -188,7 +188,7 @@ def analyze(model: Path, as_json: bool) -> None:
     "--hints",
     type=float,
     metavar="W",
-    help="Weight of reconstructing the teacher's last hidden units.  [default: 0]",
+    help="Weight of reconstructing the teacher's last hidden units.  [default: by data size]",
 )
 @click.option(
     "--int8-from",

@@ -65,7 +65,7 @@ class CompileOptions:
     distillation: float | None = None
     teacher: Teacher | None = None
     mixing: bool | None = None
-    hints: float = 0.0
+    hints: float | None = None
     int8_from: float = 0.6
     all_levels: bool = False
     loss_weights: tuple[float, ...] | None = None
@@ -313,7 +313,7 @@ def _check(options: CompileOptions) -> None:
         value = getattr(options, name)
         if value is not None and not 0 <= value <= 1:
             raise UsageError(f"{name.replace('_', '-')}: {value:g} must lie in 0 … 1")
-    if not 0 <= options.hints < math.inf:
+    if options.hints is not None and not 0 <= options.hints < math.inf:
         raise UsageError(f"hints: {options.hints:g} must not be negative")
     for name in ("epochs", "seed"):
         value = getattr(options, name)

@@ -63,7 +63,7 @@ class Options:
     distillation: float | None = None
     teacher: Literal["full", "original"] | None = None
     mixing: bool | None = None
-    hints: float = 0.0
+    hints: float | None = None
     int8_from: float = 0.6
     patience: int | None = None
     loss_weights: tuple[float, ...] | None = None
@@ -86,8 +86,9 @@ def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
     """`options` with what is None chosen for this training data.
 
     Few labels teach a network less than it knows already. So all levels then learn from the
-    original network's answers, as far as these are right for the data. Samples are mixed for a
-    network that is overfitted.
+    original network's answers, as far as these are right for the data, and from its last hidden
+    units, which say more of each sample than its class does. Samples are mixed for a network that
+    is overfitted.
     """
     train = data.train
     few = train.stream is None and len(train) < _FEW_SAMPLES
@@ -96,14 +97,15 @@ def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
         "epochs": int(np.clip(round(_SAMPLES_SEEN / epoch_samples), *_EPOCHS)),
         "learning_rate": 5e-4 if few else 1e-3,
         "teacher": "original" if few else "full",
+        "hints": 0.0,
+        "distillation": 0.5,
     }
     if options.mixing is None:
         chosen["mixing"] = data.task == "classification" and _overfitted(graph, data)
-    if options.distillation is None:
-        chosen["distillation"] = 0.5
-        if few and data.task == "classification":
-            right = loss.score(predict(graph, train.x), train.y, graph, data.task)
-            chosen["distillation"] = max(0.5, right)
+    if few and data.task == "classification":
+        right = loss.score(predict(graph, train.x), train.y, graph, data.task)
+        chosen["distillation"] = max(0.5, right)
+        chosen["hints"] = 1.0 if right > 0.5 and options.teacher != "full" else 0.0
     missing = {name: value for name, value in chosen.items() if getattr(options, name) is None}
     return replace(options, **missing)
 

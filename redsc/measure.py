@@ -11,6 +11,7 @@ import numpy as np
 
 from redsc import (
     boards,
+    constant_units,
     contest,
     cost,
     importer,
@@ -129,14 +130,21 @@ def training_facts(how: recipe.Training, found: widths.Found) -> dict[str, Any]:
 
 
 def model_facts(
-    options: CompileOptions, model: importer.LoadedModel, graph: ir.Graph, faithful: float
+    options: CompileOptions,
+    model: importer.LoadedModel,
+    original: ir.Graph,
+    simplified: constant_units.Simplified,
+    faithful: float,
 ) -> dict[str, Any]:
     return {
         "path": str(options.model),
         "sha256": model.sha256,
         "format": model.format,
         "parameters": model.parameters,
-        "macs": cost.macs(graph),
+        "macs": cost.macs(original),
+        "units": simplified.units,
+        "constant_units": simplified.dropped,
+        "simplified_macs": cost.macs(simplified.graph),
         "import_error": faithful,
     }
 

@@ -18,11 +18,14 @@ import numpy as np
 import redsc
 from redsc import (
     boards,
+    bounds,
     calibrate,
     checkpoint,
     class_plots,
     classification,
     config,
+    constant_units,
+    cost,
     data,
     distribution,
     finetune,
@@ -88,18 +91,20 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     output.check_replaceable(options.output)
     progress.stage("import the model")
     model = importer.load(options.model)
-    graph = original = passes.lower(model.graph)
-    grouping = groups.find_groups(graph)
-    log.info("%s: %d ops, %d groups of units", model.format, len(graph.ops), len(grouping.free))
+    original = passes.lower(model.graph)
     warnings = [*config.idle(options), *model.warnings]
 
     progress.stage("gather inputs")
-    dataset = _load_data(options, graph, warnings)
-    samples = _samples(options, graph, dataset)
+    dataset = _load_data(options, original, warnings)
+    samples = _samples(options, original, dataset)
     log.info("inputs: %s", samples.description)
     if samples.synthetic:
         warnings.append(samples.description)
     _refuse_warnings(options, warnings)
+    simplified = _simplify(original, samples, cluster)
+    graph = simplified.graph
+    grouping = groups.find_groups(graph)
+    log.info("%s: %d ops, %d groups of units", model.format, len(graph.ops), len(grouping.free))
     faithful = _check_faithful(options, model, graph, samples)
     if dataset is not None:
         warnings += quality.doubts(graph, dataset)
@@ -107,7 +112,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
 
     progress.stage("rank units")
     importance_facts, scores = _importance(options, graph, dataset, cluster)
-    ranking = importance.rank(graph, grouping, scores)
+    ranking = simplified.original_numbers(importance.rank(graph, grouping, scores))
     graph, scores = importance.reorder(graph, grouping, scores)
 
     checkpoints = checkpoint.folder(
@@ -179,7 +184,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         result = {
             "schema_version": report.SCHEMA_VERSION,
             "redsc_version": redsc.__version__,
-            "model": measure.model_facts(options, model, graph, faithful),
+            "model": measure.model_facts(options, model, original, simplified, faithful),
             "input": measure.input_facts(network, samples),
             "levels": [
                 {**level, "widths_from": kept.origin, **facts, **measure.verdict_facts(verdict)}
@@ -295,6 +300,21 @@ def _samples(options: CompileOptions, graph: ir.Graph, dataset: data.Data | None
         graph, CALIBRATION_SAMPLES, options.seed, options.input_range
     )
     return Samples(x, text, synthetic=True)
+
+
+def _simplify(graph: ir.Graph, samples: Samples, cluster: Cluster) -> constant_units.Simplified:
+    """Without units that are constant for every input that int8 can hold."""
+    values = graph.input.scaled(samples.x)
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    step = (high - low) / 255  # the zero point is rounded
+    constants = bounds.constants(bounds.bounds(graph, low - step, high + step))
+    simplified = constant_units.drop(graph, cluster.from_chief(constants))
+    if simplified.dropped:
+        log.info(
+            "%d of %d units are constant and go: %d of %d MACs stay",
+            simplified.dropped, simplified.units, cost.macs(simplified.graph), cost.macs(graph),
+        )  # fmt: skip
+    return simplified
 
 
 def _check_faithful(

@@ -199,6 +199,7 @@ def _draw(report: Json, console: Any) -> None:
     for line in _bars(report):
         console.print(line, markup=False, soft_wrap=True)
     lines = (
+        *_simplified(model),
         f"flash   weights {_number(flash['weights_bytes'])} B + tables "
         f"{_number(flash['tables_bytes'])} B + {_code(flash)}, one copy for all levels",
         f"search  {search['solver']}, {search['seconds']:.1f} s, {_proof(search)}",
@@ -208,6 +209,17 @@ def _draw(report: Json, console: Any) -> None:
         console.print(line, markup=False, soft_wrap=True)
     for warning in report["warnings"]:
         console.print(f"warning {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _simplified(model: Json) -> list[str]:
+    """What went before the search; reports of earlier versions have none."""
+    dropped = model.get("constant_units", 0)
+    if not dropped:
+        return []
+    return [
+        f"units   {_number(dropped)} of {_number(model['units'])} are constant and gone: the full "
+        f"network computes {_number(model['simplified_macs'])} MACs"
+    ]
 
 
 def _proof(search: Json) -> str:

@@ -122,6 +122,26 @@ def test_report_prints_what_compile_wrote(built: Path) -> None:
     )
 
 
+def test_constant_units_go_and_the_report_says_so(tmp_path: Path) -> None:
+    """In the network as in its proofs; rankings keep the numbers that the user's network has."""
+    model, build = tmp_path / "dead.h5", tmp_path / "build"
+    zoo.ZOO["dead_channels"]("small").save(model)
+    result = run("compile", model, "-o", build, "--levels", "50,100", "-v")
+    assert result.returncode == 0, result.stderr
+    facts = json.loads((build / "report" / "report.json").read_text())
+    model_facts, top = facts["model"], facts["levels"][-1]
+    assert (model_facts["units"], model_facts["constant_units"]) == (16, 5)
+    assert top["macs"] == model_facts["simplified_macs"] < model_facts["macs"]
+    assert (top["macs_percent"], top["widths"]["dead_conv"]) == (100.0, 4)
+    assert "5 of 16 units are constant and go" in result.stderr
+    assert "5 of 16 are constant and gone" in result.stdout
+    with (build / "report" / "importance.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["group"] == "dead_conv"]
+    assert {int(row["unit"]) for row in rows} == {3, 4, 5, 6}
+    again = run("verify", build)
+    assert again.returncode == 0, again.stderr
+
+
 def test_a_report_of_before_boards_and_classes_still_prints(built: Path, tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     report = json.loads((built / "report" / "report.json").read_text())

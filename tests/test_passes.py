@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import integer_reference
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redsc import groups, ir, passes, tf_network
+from redsc import calibrate, groups, ir, passes, quantize, tf_network
 from redsc.passes import (
     convolve_one_channel,
     drop_unused,
     fuse_batch_norm,
+    fuse_padding,
     fuse_relu,
     hoist_relu,
     lower_batch_norm,
@@ -184,6 +186,69 @@ def test_gammas_become_positive(
     np.testing.assert_array_equal(np.abs(new.kernel), np.abs(kernel))
     same_function(before, after)
     np.testing.assert_array_equal(new.offset, before.linear_ops[0].offset)
+
+
+def int8_outputs(net: ir.Graph) -> list[np.ndarray]:
+    """Of the quantised network, for the corners of int8 and noise."""
+    x = np.random.default_rng(2).normal(0, 1, (16, *net.input.shape)).astype(np.float32)
+    grouping = groups.find_groups(net)
+    ranges = calibrate.activation_ranges(net, x)
+    full = quantize.FloatLevel(100, grouping.full_widths, net, ranges)
+    level = quantize.quantize(net, grouping, [full]).levels[0]
+    inputs = np.random.default_rng(3).integers(-128, 128, (4, *net.input.shape), np.int8)
+    inputs[0], inputs[1] = -128, 127
+    return [integer_reference.tensors(level, one)[net.output] for one in inputs]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_padding_fuses_exactly_where_same_adds_the_same_zeros(data: st.DataObject) -> None:
+    size = data.draw(st.tuples(st.integers(3, 7), st.integers(3, 7)))
+    window = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    strides = data.draw(st.sampled_from([(1, 1), (2, 2)]))
+    dilation = data.draw(st.sampled_from([(1, 1), (1, 2)])) if strides == (1, 1) else (1, 1)
+    zeros = st.tuples(st.integers(0, 2), st.integers(0, 2))
+    pad = ir.Pad("pad", ("in",), (data.draw(zeros), data.draw(zeros)))
+    kinds_of_layer = ((ir.Conv2D, (*window, 3, 4)), (ir.DepthwiseConv2D, (*window, 3, 1)))
+    kind, shape = data.draw(st.sampled_from(kinds_of_layer))
+    kernel = ir.read_only(RNG.normal(0, 0.5, shape))
+    layer = kind("layer", ("pad",), kernel, strides=strides, dilation=dilation, activation=RELU)
+    try:
+        before = graph(pad, layer, shape=(*size, 3))
+    except AssertionError:  # the window is larger than the padded image
+        return
+    after = drop_unused(fuse_padding(before))
+    same = replace(layer, inputs=("in",), padding="same")
+    x = np.ones((1, *before.input.shape), np.float32)
+    wanted, own = (tf_network.predict(graph(*ops, shape=(*size, 3)), x)
+                   for ops in ((pad, replace(layer, kernel=np.abs(kernel))),
+                               (replace(same, kernel=np.abs(kernel)),)))  # fmt: skip
+    equal = wanted.shape == own.shape and np.array_equal(wanted, own)
+    assert equal == ("Pad" not in kinds(after))
+    if equal:
+        for one, other in zip(int8_outputs(before), int8_outputs(after), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("size", "zeros"), [(6, (0, 1)), (7, (1, 1))])
+def test_padding_of_a_keras_mobilenet_fuses(size: int, zeros: tuple[int, int]) -> None:
+    kernel = ir.read_only(RNG.normal(0, 1, (3, 3, 3, 1)))
+    layer = ir.DepthwiseConv2D("d", ("pad",), kernel, strides=(2, 2), norm=norm(3))
+    before = graph(ir.Pad("pad", ("in",), (zeros, zeros)), layer, shape=(size, size, 3))
+    after = passes.lower(before)
+    assert kinds(after) == ["DepthwiseConv2D"]
+    same_function(before, after)
+
+
+def test_padding_that_others_read_stays() -> None:
+    pad = ir.Pad("pad", ("in",), ((1, 1), (1, 1)))
+    wide = replace(conv("c", "pad", 3, 3), padding="valid")
+    before = graph(pad, wide, ir.Add("sum", ("c", "c")), ir.Pad("p2", ("sum",), ((1, 1), (1, 1))),
+                   ir.Add("end", ("p2", "pad")))  # fmt: skip
+    after = drop_unused(fuse_padding(before))
+    assert kinds(after) == ["Pad", "Conv2D", "Add", "Pad", "Add"]
+    assert after["c"].inputs == ("in",)
+    same_function(before, after)
 
 
 def test_reshapes_that_say_nothing_go() -> None:

@@ -11,6 +11,7 @@ from redsc import ir
 from redsc.passes.convolve_one_channel import convolve_one_channel
 from redsc.passes.drop_unused import drop_unused
 from redsc.passes.fuse_batch_norm import fuse_batch_norm
+from redsc.passes.fuse_padding import fuse_padding
 from redsc.passes.fuse_relu import fuse_relu
 from redsc.passes.hoist_relu import hoist_relu
 from redsc.passes.lower_elementwise import lower_batch_norm, lower_relu
@@ -26,6 +27,7 @@ PASSES: tuple[Callable[[ir.Graph], ir.Graph], ...] = (
     lower_batch_norm,
     hoist_relu,
     fuse_relu,
+    fuse_padding,
     separate_fixed_scales,
     lower_relu,
     simplify_reshapes,

@@ -30,9 +30,9 @@ def _whole(value: Any) -> int:
 
 
 def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | int) or value not in (0, 1):  # Keras takes 1 for True
         raise ValueError("is not true or false")
-    return value
+    return bool(value)
 
 
 def _text(value: Any) -> str:

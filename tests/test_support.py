@@ -196,6 +196,18 @@ def test_what_users_bring_and_redsc_refuses(keras_of: Any, tmp_path: Path) -> No
         assert pattern in refusal(path)
 
 
+def test_flags_may_be_numbers(tmp_path: Path) -> None:
+    """Keras takes 1 for True, and so does MLPerf Tiny's streaming wake word."""
+    keras = zoo.keras2()
+    nn = keras.layers
+    layers = (nn.Input((4, 4, 2)), nn.Conv2D(3, 2, use_bias=0), nn.BatchNormalization(scale=1))
+    loaded = importer.load(save(keras.Sequential(layers), tmp_path / "flags.h5"))
+    assert [type(op).__name__ for op in loaded.graph.ops[1:]] == ["Conv2D", "BatchNormalization"]
+    layers = (nn.Input((4, 4, 2)), nn.Conv2D(3, 2, use_bias=2))
+    refused = refusal(save(keras.Sequential(layers), tmp_path / "two.h5"))
+    assert "use_bias = 2 is not true or false" in refused
+
+
 def test_keras_3_sum_of_two_tensors_is_an_add(tmp_path: Path) -> None:
     keras = zoo.keras3()
     nn = keras.layers

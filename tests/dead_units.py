@@ -37,7 +37,7 @@ def plant(graph: ir.Graph, share: float, seed: int) -> ir.Graph:
     def planted(op: ir.Op) -> ir.Op:
         if not isinstance(op, ir.LinearOp) or isinstance(op, ir.DepthwiseConv2D):
             return op
-        kernel, norm, bias = op.kernel.copy(), op.norm, op.bias
+        kernel, norm = op.kernel.copy(), op.norm
         constant = channels(op.name, 1)
         kernel[..., constant] *= np.float32(FAINT)
         kernel[..., channels(op.inputs[0], 2), :] = 0
@@ -45,6 +45,6 @@ def plant(graph: ir.Graph, share: float, seed: int) -> ir.Graph:
             variance, mean = norm.variance.copy(), norm.mean.copy()
             variance[constant], mean[constant] = 1e-40, 0
             norm = replace(norm, variance=ir.read_only(variance), mean=ir.read_only(mean))
-        return replace(op, kernel=ir.read_only(kernel), norm=norm, bias=bias)
+        return replace(op, kernel=ir.read_only(kernel), norm=norm)
 
     return graph.with_ops(planted(op) for op in graph.ops)

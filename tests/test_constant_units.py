@@ -50,7 +50,8 @@ def with_constants(graph: ir.Graph, name: str, values: dict[int, float]) -> ir.G
     return graph.with_ops(new if other is op else other for other in graph.ops)
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=50, deadline=None)
 @given(graph=random_graphs(), seed=st.integers(0, 2**16))
 def test_bounds_hold(graph: ir.Graph, seed: int) -> None:
     graph = plant(graph, 0.3, seed)
@@ -62,7 +63,8 @@ def test_bounds_hold(graph: ir.Graph, seed: int) -> None:
         assert np.all(value.numpy() <= high + slack), name
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=50, deadline=None)
 @given(graph=random_graphs(), seed=st.integers(0, 2**16))
 def test_function_stays_and_nothing_more_can_go(graph: ir.Graph, seed: int) -> None:
     simplified = dropped_from(plant(graph, 0.4, seed))

@@ -16,7 +16,7 @@ def plant(graph: ir.Graph, share: float, seed: int) -> ir.Graph:
     """`graph` with about that share of every free group's units made constant or unread.
 
     Constant ones have faint kernels and offsets of either sign in every layer that makes them;
-    in front of the others' readers stand weights of 0.
+    the others' readers have faint weights for them, or 0.
     """
     rng = np.random.default_rng(seed)
     grouping = groups.find_groups(graph)
@@ -40,7 +40,7 @@ def plant(graph: ir.Graph, share: float, seed: int) -> ir.Graph:
         kernel, norm = op.kernel.copy(), op.norm
         constant = channels(op.name, 1)
         kernel[..., constant] *= np.float32(FAINT)
-        kernel[..., channels(op.inputs[0], 2), :] = 0
+        kernel[..., channels(op.inputs[0], 2), :] *= np.float32(rng.choice([0, FAINT]))
         if norm is not None:
             variance, mean = norm.variance.copy(), norm.mean.copy()
             variance[constant], mean[constant] = 1e-40, 0

@@ -109,6 +109,21 @@ def test_padding_keeps_constants_other_than_zero(
     assert dropped_from(graph).kept[graph.ops[1].name].tolist() == kept
 
 
+def test_a_padded_convolution_that_forgot_a_constant_lets_it_go() -> None:
+    """Decay takes the weights that read a constant as well: a bias does the same for less."""
+    graph = sequential((3, 3), "same")
+    first, last = (op.name for op in graph.linear_ops)
+    graph = with_constants(graph, first, {1: 0.75, 2: 0.5})
+    op = graph[last]
+    assert isinstance(op, ir.LinearOp)
+    kernel = op.kernel.copy()
+    kernel[:, :, 1] *= np.float32(1e-30)
+    kernel[:, :, 2] *= np.float32(1e-10)
+    faint = replace(op, kernel=ir.read_only(kernel))
+    graph = graph.with_ops(faint if other is op else other for other in graph.ops)
+    assert dropped_from(graph).kept[first].tolist() == [0, 2, 3, 4, 5]
+
+
 def test_a_padded_depthwise_hands_on_no_constant_but_of_zero() -> None:
     def behind(padding: ir.Padding, value: float) -> list[int]:
         net = GraphBuilder("separable", (5, 5, 2))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from redsc import ir
+from redsc import ir, winograd
 from redsc.constants import ADD_LEFT_SHIFT, AddConstants, LinearConstants
 from redsc.groups import Axis, find_groups
 
@@ -44,15 +44,24 @@ GENERIC: dict[type[ir.Op], str] = {
 
 
 def choose(
-    op: ir.Op, output: ir.Shape, proven: bool = False, channels: int = 4, is_plain: bool = True
+    op: ir.Op,
+    output: ir.Shape,
+    proven: bool = False,
+    channels: int = 4,
+    is_plain: bool = True,
+    has_winograd: bool = False,
 ) -> str:
     """Kernel of an op, as the name of a function in namespace `reds`.
 
     output: its output's shape, of which the channels do not matter; channels: those of the
     narrowest level. proven: requantisation in four instructions is exact (see `is_proven`).
     is_plain: channels read and written are each one run of the store's, or one repeated.
+    has_winograd: that algorithm has the room it needs at every level, and is exact (see
+    `winograd.tiling` and `is_winograd_exact`).
     """
     match op:
+        case ir.Conv2D() if proven and has_winograd:
+            return "conv2d_winograd"
         case ir.Conv2D():
             fills_block = output[0] * output[1] >= 4 and channels >= 2
             return "conv2d_proven" if proven and fills_block else "conv2d"
@@ -82,7 +91,12 @@ def scratch_bytes(graph: ir.Graph, room: Mapping[str, int] | None = None) -> dic
         match op:
             case ir.Conv2D():
                 available = (room or {}).get(op.name, 0)
-                size = conv2d_scratch_bytes(op, shapes[op.name], available)
+                way = winograd_tiling(op, shapes[op.name], axes[op.inputs[0]], available)
+                if way is None:
+                    size = conv2d_scratch_bytes(op, shapes[op.name], available)
+                else:  # and what the direct kernel needs, which may turn out to run it
+                    least = conv2d_scratch_bytes(op, shapes[op.name], 0)
+                    size = max(least, winograd.scratch_bytes(op, way))
             case ir.DepthwiseConv2D() if op.multiplier == 1:
                 size = depthwise_conv2d_scratch_bytes(op, shapes[op.name])
             case ir.Dense():
@@ -97,9 +111,14 @@ def tile(op: ir.LinearOp, output: ir.Shape, kernel: str, scratch: int) -> tuple[
     """Height and width, in output pixels, of what a kernel packs at once into so many bytes.
 
     A convolution takes its pixels in reading order, so its tiles are one line of a multiple of 4.
-    A depthwise 3x3 one takes whole lines, along the longer side: height is their number.
+    A depthwise 3x3 one takes whole lines, along the longer side: height is their number. Winograd's
+    tells channels whose weights it keeps, and its own tiles.
     """
     match op:
+        case ir.Conv2D() if kernel == "conv2d_winograd":
+            way = winograd.tiling(op, output, scratch)
+            assert way is not None, op.name
+            return way.channels, way.tiles
         case ir.Conv2D():
             return 1, _tile_pixels(op, output, scratch)
         case ir.DepthwiseConv2D() if kernel.startswith("depthwise_conv2d_3x3"):
@@ -114,6 +133,16 @@ def conv2d_scratch_bytes(op: ir.Conv2D, output: ir.Shape, room: int) -> int:
     """int16 tile, int16 weights of two channels, and four int8 rows being gathered."""
     pixels = _tile_pixels(op, output, room)
     return _padded_products(op) * (2 * pixels + 2 * 2 + 4)
+
+
+def winograd_tiling(
+    op: ir.Op, output: ir.Shape, inputs: Axis, room: int
+) -> winograd.Tiling | None:
+    """How Winograd's algorithm runs an op that reads channels of this axis, if it does: of which
+    every level has to keep one run."""
+    if not isinstance(op, ir.Conv2D) or len(inputs) > 1 or inputs[0].outer > 1:
+        return None
+    return winograd.tiling(op, output, room)
 
 
 def _tile_pixels(op: ir.Conv2D, output: ir.Shape, scratch: int) -> int:
@@ -236,6 +265,13 @@ def is_proven(constants: LinearConstants, channels: np.ndarray) -> bool:
     product = (largest * constants.multiplier.astype(np.int64) >> 31) + 1
     rounding = (1 << (shift - 1)) + (abs(constants.output_zero_point) << shift)
     return bool(np.all(product + rounding + 1 < 1 << 31))
+
+
+def is_winograd_exact(constants: LinearConstants, channels: np.ndarray) -> bool:
+    """Whether no sum of products leaves what Winograd's algorithm can take, for every input."""
+    lowest, highest = accumulator_range(constants, channels)
+    bias = constants.bias.astype(np.int64)
+    return bool(np.all(np.maximum(bias - lowest, highest - bias) < winograd.SUM_LIMIT))
 
 
 def is_add_proven(constants: AddConstants) -> bool:

@@ -150,7 +150,24 @@ class _Builder:
     def kernel(self, op: ir.Op) -> str:
         least = self.level_shapes[0][op.name][-1]
         is_plain = not isinstance(op, ir.Dense) or self.is_plain(op)  # others do not ask
-        return kernels.choose(op, self.shapes[op.name], self.is_proven(op), least, is_plain)
+        return kernels.choose(
+            op, self.shapes[op.name], self.is_proven(op), least, is_plain, self.has_winograd(op)
+        )
+
+    def has_winograd(self, op: ir.Op) -> bool:
+        """Whether every level has room for Winograd's algorithm, and is exact with it."""
+        return isinstance(op, ir.Conv2D) and all(
+            kernels.winograd_tiling(
+                level.graph[op.name],
+                shapes[op.name],
+                self.network.grouping.axes[op.inputs[0]],
+                arena.scratch_bytes[op.name],
+            )
+            and kernels.is_winograd_exact(constants.linear(op, level), _rows(op, level))
+            for level, shapes, arena in zip(
+                self.network.levels, self.level_shapes, self.arenas, strict=True
+            )
+        )
 
     def is_plain(self, op: ir.Op) -> bool:
         """Whether channels read and written are plain at every level."""
@@ -255,13 +272,16 @@ class _Builder:
 def _is_proven(op: ir.Op, level: QuantizedLevel) -> bool:
     match op:
         case ir.LinearOp():
-            weights = level.linear[op.name].weights
-            if isinstance(op, ir.DepthwiseConv2D):
-                rows = weights.reshape(-1, weights.shape[-1]).T
-            else:
-                rows = weights.reshape(len(weights), -1)
-            return kernels.is_proven(constants.linear(op, level), rows)
+            return kernels.is_proven(constants.linear(op, level), _rows(op, level))
         case ir.Add():
             return kernels.is_add_proven(constants.add(op, level))
         case _:
             return False
+
+
+def _rows(op: ir.LinearOp, level: QuantizedLevel) -> np.ndarray:
+    """A level's int8 weights as (out, products)."""
+    weights = level.linear[op.name].weights
+    if isinstance(op, ir.DepthwiseConv2D):
+        return weights.reshape(-1, weights.shape[-1]).T
+    return weights.reshape(len(weights), -1)

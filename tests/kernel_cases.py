@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from redsc import ir, kernels
+from redsc import ir, kernels, winograd
 from redsc.constants import AddConstants, LinearConstants
 
 ADDRESS = 0x21000000
 KERNELS = (
-    "conv2d", "conv2d_proven", "depthwise_conv2d", "depthwise_conv2d_proven",
+    "conv2d", "conv2d_proven", "conv2d_winograd", "depthwise_conv2d", "depthwise_conv2d_proven",
     "depthwise_conv2d_3x3", "depthwise_conv2d_3x3_stride2", "dense", "dense_proven", "add_proven",
     "average_pool2d",
 )  # fmt: skip
@@ -244,6 +244,36 @@ def conv2d(image: Image, want_proven: bool) -> Case:
     return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)
 
 
+def conv2d_winograd(image: Image) -> Case:
+    random = image.random
+    while True:
+        rows, columns = side(random, 18, 3, 1, 1), side(random, 18, 3, 1, 1)
+        offset, count = int(random.choice([0, 0, random.integers(1, 6)])), 4 * random.integers(1, 6)
+        # more pairs of channels than one pass of the product takes, now and then
+        count = int(random.choice([count, count, count, 4 * random.integers(1, 20)]))
+        store = offset + count + int(random.choice([0, 4, random.integers(0, 6)]))
+        inputs = Axis(store, ((offset, count),), 1, store)
+        outputs = axis(random, 9)
+        shape = (rows.output, columns.output, outputs.count)
+        op = ir.Conv2D("op", ("input",), np.zeros((3, 3, inputs.count, outputs.count)))
+        room = int(random.choice([1 << 15, random.integers(0, 1 << 15)]))
+        way = winograd.tiling(op, shape, room)
+        weights = int8(random, outputs.store, 3, 3, inputs.store)
+        kept = weights[outputs.indices][..., inputs.indices].reshape(outputs.count, -1)
+        constants = requantisation(random, kept, True)
+        proven = kernels.is_proven(constants, kept) and kernels.is_winograd_exact(constants, kept)
+        if way is not None and proven:
+            break
+    kernel = kernels.choose(op, shape, proven, outputs.count, has_winograd=True)
+    scratch = winograd.scratch_bytes(op, way)
+    tile = kernels.tile(op, shape, kernel, scratch)
+    level = _linear_level(image, constants, inputs, outputs, tile)
+    fields = (*_window(rows, columns), inputs.store, image.array(weights, 1), level)
+    x = activations(random, constants.input_zero_point, rows.length, columns.length, inputs.count)
+    text = f"{rows} {columns} {inputs} {outputs} {constants} {way}"
+    return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)
+
+
 def depthwise_conv2d(image: Image, want_proven: bool, is_3x3: bool) -> Case:
     random = image.random
     window = (3, 3) if is_3x3 else tuple(random.integers(1, 6, 2).tolist())
@@ -343,7 +373,7 @@ def kinds() -> list[Callable[[Image], Case]]:
         return lambda image: make(image, *arguments)
 
     return [
-        with_(conv2d, False), with_(conv2d, True), with_(conv2d, True),
+        with_(conv2d, False), with_(conv2d, True), with_(conv2d, True), conv2d_winograd,
         with_(depthwise_conv2d, False, False), with_(depthwise_conv2d, True, False),
         with_(depthwise_conv2d, True, True), with_(depthwise_conv2d, True, True),
         with_(depthwise_conv2d, True, True), with_(depthwise_conv2d, True, True),

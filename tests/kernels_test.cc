@@ -36,6 +36,7 @@ const Run kKernels[][2] = {
   {run<reds::Op, reds::dsp::kernel>, run<reds::Op, reds::portable::specification>}
     REDS_CASE(Conv2D, conv2d, conv2d),
     REDS_CASE(Conv2D, conv2d_proven, conv2d),
+    REDS_CASE(Conv2D, conv2d_winograd, conv2d),
     REDS_CASE(DepthwiseConv2D, depthwise_conv2d, depthwise_conv2d),
     REDS_CASE(DepthwiseConv2D, depthwise_conv2d_proven, depthwise_conv2d),
     REDS_CASE(DepthwiseConv2D, depthwise_conv2d_3x3, depthwise_conv2d),

@@ -39,6 +39,9 @@ namespace dsp {
 // instructions is exact (redsc/kernels.py); the others are exact for every constant.
 void conv2d(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void conv2d_proven(const Conv2D&, const Conv2D::Level&, const Buffers&);
+// 3x3 of stride 1 without dilation, proven, with sums below 2^25; channels read are one run of a
+// multiple of 4, channels computed a multiple of 2.
+void conv2d_winograd(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void depthwise_conv2d(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
 void depthwise_conv2d_proven(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,
                              const Buffers&);
@@ -58,6 +61,7 @@ using dsp::add_proven;
 using dsp::average_pool2d;
 using dsp::conv2d;
 using dsp::conv2d_proven;
+using dsp::conv2d_winograd;
 using dsp::dense;
 using dsp::dense_proven;
 using dsp::depthwise_conv2d;
@@ -70,6 +74,9 @@ using portable::conv2d;
 using portable::dense;
 using portable::depthwise_conv2d;
 inline void conv2d_proven(const Conv2D& op, const Conv2D::Level& level, const Buffers& buffers) {
+  portable::conv2d(op, level, buffers);
+}
+inline void conv2d_winograd(const Conv2D& op, const Conv2D::Level& level, const Buffers& buffers) {
   portable::conv2d(op, level, buffers);
 }
 inline void depthwise_conv2d_proven(const DepthwiseConv2D& op, const DepthwiseConv2D::Level& level,

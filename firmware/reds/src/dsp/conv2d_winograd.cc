@@ -1,0 +1,228 @@
+// 3x3 convolution of stride 1 by Winograd's algorithm F(4x4, 3x3), in integers and exact: 36
+// products for a tile of 4 x 4 outputs instead of 144 (Lavin and Gray, "Fast Algorithms for
+// Convolutional Neural Networks", 2015).
+//
+// Along one side, six pixels d and three taps g give four outputs y = A^T [(G g) * (B^T d)]. With
+//
+//   B^T = 4  0 -5  0  1  0    G' = 1  0  0    A' = 6 -4 -4  1  1  0
+//         0 -4 -4  1  1  0         1  1  1         0 -2  2  1 -1  0
+//         0  4 -4 -1  1  0         1 -1  1         0 -1 -1  1  1  0
+//         0 -2 -1  2  1  0         1  2  4         0 -1  1  2 -2  6
+//         0  2 -1 -2  1  0         1 -2  4
+//         0  4  0 -5  0  1         0  0  1
+//
+// A' [(G' g) * (B^T d)] is (24, 12, 6, 6) times y: so output (i, j) of a tile comes out as 9 * 2^n times
+// the accumulator without its bias, where 2^n is (8, 4, 2, 2)[i] * (8, 4, 2, 2)[j]. All sums are modulo
+// 2^32, in which 9 has an inverse; what is then left of 2^n is a shift, exact where 2^n times the
+// accumulator is an int32: the compiler proves that it stays below 2^25 (redsc/kernels.py).
+//
+// Transformed weights and pixels are int16: |G' g G'^T| <= 49 * 128 = 6272. A transformed pixel is a
+// sum of 36 pixels x - zero_point, whose positive factors sum up to at most 68 and its negative ones to
+// at most 50; pixels span at most 255 and 0 is among them, so it is at most 68 * 255 = 17340. With
+// x + 128 in place of x - zero_point it is that of an input whose zero point is -128.
+//
+// `tile_width` windows at a time are transformed to scratch, then the weights of two output channels,
+// which are multiplied with all of them; or those of all channels (tile_height), once for all windows.
+//
+// Scratch: windows (tile_width / 4, in / 2, 36, 4 of int16 pairs), weights (tile_height / 2, in / 2,
+// 36, 2 of int16 pairs), and sums (36, 2, 4 int32) or a window at the image's edge (6, 6, in int8),
+// whichever is larger.
+#include "reds/kernels.h"
+
+#if REDS_DSP_KERNELS
+
+#include "../channels.h"
+#include "conv2d_windows.h"
+#include "simd.h"
+
+// conv2d_winograd_tiles.S
+extern "C" void reds_winograd_window(const int8_t* pixels, uint32_t pixel_step, uint32_t line_step,
+                                     uint32_t words, uint32_t correction, uint32_t* transformed);
+extern "C" void reds_winograd_weights(const int8_t* taps, uint32_t tap_step, uint32_t words,
+                                      uint32_t* transformed);
+extern "C" void reds_winograd_block(const void* block);
+
+namespace reds {
+namespace dsp {
+namespace {
+
+constexpr uint32_t kPoints = 36;
+constexpr uint32_t kTaps = 9;
+constexpr uint32_t kSide = 4;      // of a tile
+constexpr uint32_t kWindow = 6;    // side of what it reads
+constexpr uint32_t kTiles = 4;     // of a block
+constexpr uint32_t kChannels = 2;  // of a block
+
+// What the product and its transform need, in the order that they know.
+struct Block {
+  const uint32_t* windows;
+  const uint32_t* weights;
+  int32_t* sums;
+  uint32_t pairs;  // of channels read
+  struct {
+    int32_t bias, multiplier, rounding, shift;  // bias: doubled
+  } channels[kChannels];
+  struct {
+    uint32_t line_step;  // bytes, from behind four outputs
+    int8_t* output;      // of the first channel; goes on to the next one
+    uint32_t pixel_step;
+  } tiles[kTiles];
+};
+
+struct Sizes {
+  const uint32_t inputs, pairs;  // channels read
+  const uint32_t width, height;  // of the output
+  const uint32_t columns, count;  // of tiles
+
+  Sizes(const Window& window, const LinearLevel& level)
+      : inputs(level.inputs->count),
+        pairs(inputs / 2),
+        width(static_cast<uint32_t>(window.output_width)),
+        height(static_cast<uint32_t>(window.output_height)),
+        columns((width + kSide - 1) / kSide),
+        count(columns * ((height + kSide - 1) / kSide)) {}
+
+  uint32_t block_words() const { return pairs * kPoints * kTiles; }
+  uint32_t pair_words() const { return pairs * kPoints * kChannels; }
+};
+
+// Transforms the windows of tiles; `window` has room for one at the image's edge.
+void transform_windows(const Conv2D& op, const LinearLevel& level, const Sizes& sizes,
+                       const int8_t* image, uint32_t first, uint32_t end, int8_t* window,
+                       uint32_t* transformed) {
+  const Window& w = op.window;
+  const uint32_t line_step = static_cast<uint32_t>(w.input_width) * sizes.inputs;
+  const uint32_t above_one =
+      kPoints * static_cast<uint32_t>(level.input_zero_point + 128);  // one halfword
+  for (uint32_t tile = first; tile < end; ++tile) {
+    const int32_t side = static_cast<int32_t>(kSide);
+    const int32_t y = side * static_cast<int32_t>(tile / sizes.columns) - w.pad_top;
+    const int32_t x = side * static_cast<int32_t>(tile % sizes.columns) - w.pad_left;
+    const Taps lines(y, kWindow, 1, w.input_height), columns(x, kWindow, 1, w.input_width);
+    const int8_t* pixels = image + static_cast<uint32_t>(lines.position) * line_step +
+                           static_cast<uint32_t>(columns.position) * sizes.inputs;
+    uint32_t step = line_step;
+    if (lines.count < kWindow || columns.count < kWindow) {
+      step = kWindow * sizes.inputs;
+      fill(window, level.input_zero_point, kWindow * step);
+      reds_copy_lines(window + lines.first * step + columns.first * sizes.inputs, step, pixels,
+                      line_step, lines.count, columns.count * sizes.inputs);
+      pixels = window;
+    }
+    const uint32_t place = tile - first;
+    reds_winograd_window(pixels, sizes.inputs, step, sizes.inputs / 4, above_one | above_one << 16,
+                         transformed + place / kTiles * sizes.block_words() + place % kTiles);
+  }
+}
+
+// Walks over tiles: y, x is a tile's first output.
+struct TileCursor {
+  const Sizes& sizes;
+  uint32_t y, x;
+
+  TileCursor(const Sizes& sizes, uint32_t tile)
+      : sizes(sizes), y(tile / sizes.columns * kSide), x(tile % sizes.columns * kSide) {}
+
+  void advance() {
+    x += kSide;
+    if (x >= sizes.width) {
+      x = 0;
+      y += kSide;
+    }
+  }
+
+  // Outputs in the image, from the tile's first one on.
+  uint32_t lines() const { return y >= sizes.height ? 0 : least(sizes.height - y); }
+  uint32_t columns() const { return least(sizes.width - x); }
+  bool is_whole() const { return lines() == kSide && columns() == kSide; }
+
+ private:
+  static uint32_t least(uint32_t left) { return left < kSide ? left : kSide; }
+};
+
+// Outputs of two channels, and where those go that are not in the image as a whole.
+struct Output {
+  const Sizes& sizes;
+  int8_t* bytes;
+  uint32_t channels;
+  int8_t beside[kTiles][kSide][kSide][kChannels];
+
+  // Whether there are such tiles in a block.
+  bool place(uint32_t channel, uint32_t tile, Block& block) {
+    TileCursor cursor(sizes, tile);
+    bool any = false;
+    for (uint32_t i = 0; i < kTiles; ++i, cursor.advance()) {
+      if (cursor.is_whole()) {
+        block.tiles[i] = {(sizes.width - kSide) * channels,
+                          bytes + (cursor.y * sizes.width + cursor.x) * channels + channel, channels};
+      } else {
+        block.tiles[i] = {0, beside[i][0][0], kChannels};
+        any = true;
+      }
+    }
+    return any;
+  }
+
+  void copy(uint32_t channel, uint32_t tile) const {
+    TileCursor cursor(sizes, tile);
+    for (uint32_t i = 0; i < kTiles; ++i, cursor.advance()) {
+      if (cursor.is_whole()) continue;
+      for (uint32_t line = 0; line < cursor.lines(); ++line) {
+        int8_t* to = bytes + ((cursor.y + line) * sizes.width + cursor.x) * channels + channel;
+        for (uint32_t column = 0; column < cursor.columns(); ++column, to += channels) {
+          to[0] = beside[i][line][column][0];
+          to[1] = beside[i][line][column][1];
+        }
+      }
+    }
+  }
+};
+
+}  // namespace
+
+void conv2d_winograd(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
+  const Sizes sizes(op.window, level);
+  const uint32_t channels = level.outputs->count;
+  uint32_t* const windows = reinterpret_cast<uint32_t*>(buffers.scratch);
+  uint32_t* const weights = windows + level.tile_width / kTiles * sizes.block_words();
+  uint32_t* const rest = weights + level.tile_height / kChannels * sizes.pair_words();
+  const bool keeps_weights = level.tile_height >= channels;
+  Output output = {sizes, buffers.output, channels, {}};
+  Block block = {};
+  block.sums = reinterpret_cast<int32_t*>(rest);
+  block.pairs = sizes.pairs;
+  for (uint32_t start = 0; start < sizes.count; start += level.tile_width) {
+    const uint32_t left = sizes.count - start;
+    const uint32_t end = left < level.tile_width ? sizes.count : start + level.tile_width;
+    transform_windows(op, level, sizes, buffers.inputs[0], start, end,
+                      reinterpret_cast<int8_t*>(rest), windows);
+    ChannelCursor cursor(*level.outputs);
+    for (uint32_t channel = 0; channel < channels; channel += kChannels) {
+      uint32_t* const pair =
+          weights + (keeps_weights ? channel / kChannels * sizes.pair_words() : 0);
+      for (uint32_t i = 0; i < kChannels; ++i) {
+        const ProvenRequantization requantize(level, channel + i);
+        block.channels[i] = {level.bias[channel + i] * 2, requantize.multiplier,
+                             requantize.rounding, requantize.shift};
+        if (keeps_weights && start > 0) continue;
+        reds_winograd_weights(op.weights + cursor.next() * kTaps * op.store_inputs +
+                                  level.inputs->runs[0].offset,
+                              op.store_inputs, sizes.inputs / 4, pair + i);
+      }
+      block.weights = pair;
+      block.windows = windows;
+      for (uint32_t tile = start; tile < end; tile += kTiles) {
+        const bool has_beside = output.place(channel, tile, block);
+        reds_winograd_block(&block);
+        if (has_beside) output.copy(channel, tile);
+        block.windows += sizes.block_words();
+      }
+    }
+  }
+  ActivationClamp(level).apply(buffers.output, sizes.width * sizes.height * channels);
+}
+
+}  // namespace dsp
+}  // namespace reds
+
+#endif  // REDS_DSP_KERNELS

@@ -60,7 +60,7 @@ def choose(
     `winograd.tiling` and `is_winograd_exact`).
     """
     match op:
-        case ir.Conv2D() if proven and has_winograd:
+        case ir.Conv2D() if proven and has_winograd and channels >= 2 and winograd.suits(op, output):
             return "conv2d_winograd"
         case ir.Conv2D():
             fills_block = output[0] * output[1] >= 4 and channels >= 2
@@ -91,7 +91,7 @@ def scratch_bytes(graph: ir.Graph, room: Mapping[str, int] | None = None) -> dic
         match op:
             case ir.Conv2D():
                 available = (room or {}).get(op.name, 0)
-                way = winograd_tiling(op, shapes[op.name], axes[op.inputs[0]], available)
+                way = winograd.tiling(op, shapes[op.name], available)
                 if way is None:
                     size = conv2d_scratch_bytes(op, shapes[op.name], available)
                 else:  # and what the direct kernel needs, which may turn out to run it
@@ -133,16 +133,6 @@ def conv2d_scratch_bytes(op: ir.Conv2D, output: ir.Shape, room: int) -> int:
     """int16 tile, int16 weights of two channels, and four int8 rows being gathered."""
     pixels = _tile_pixels(op, output, room)
     return _padded_products(op) * (2 * pixels + 2 * 2 + 4)
-
-
-def winograd_tiling(
-    op: ir.Op, output: ir.Shape, inputs: Axis, room: int
-) -> winograd.Tiling | None:
-    """How Winograd's algorithm runs an op that reads channels of this axis, if it does: of which
-    every level has to keep one run."""
-    if not isinstance(op, ir.Conv2D) or len(inputs) > 1 or inputs[0].outer > 1:
-        return None
-    return winograd.tiling(op, output, room)
 
 
 def _tile_pixels(op: ir.Conv2D, output: ir.Shape, scratch: int) -> int:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from redsc import constants, cost, geometry, groups, ir, kernels
+from redsc import constants, cost, geometry, groups, ir, kernels, winograd
 from redsc.errors import ModelError
 from redsc.memory import ArenaPlan
 from redsc.plan_structs import (
@@ -157,12 +157,7 @@ class _Builder:
     def has_winograd(self, op: ir.Op) -> bool:
         """Whether every level has room for Winograd's algorithm, and is exact with it."""
         return isinstance(op, ir.Conv2D) and all(
-            kernels.winograd_tiling(
-                level.graph[op.name],
-                shapes[op.name],
-                self.network.grouping.axes[op.inputs[0]],
-                arena.scratch_bytes[op.name],
-            )
+            winograd.tiling(level.graph[op.name], shapes[op.name], arena.scratch_bytes[op.name])
             and kernels.is_winograd_exact(constants.linear(op, level), _rows(op, level))
             for level, shapes, arena in zip(
                 self.network.levels, self.level_shapes, self.arenas, strict=True

@@ -39,8 +39,7 @@ namespace dsp {
 // instructions is exact (redsc/kernels.py); the others are exact for every constant.
 void conv2d(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void conv2d_proven(const Conv2D&, const Conv2D::Level&, const Buffers&);
-// 3x3 of stride 1 without dilation, proven, with sums below 2^25; channels read are one run of a
-// multiple of 4, channels computed a multiple of 2.
+// 3x3 of stride 1 without dilation and two channels or more, proven, with sums below 2^25.
 void conv2d_winograd(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void depthwise_conv2d(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
 void depthwise_conv2d_proven(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,

@@ -56,7 +56,7 @@ constexpr uint32_t kChannels = 2;  // of a block
 // What the product and its transform need, in the order that they know.
 struct Block {
   const uint32_t* windows;
-  const uint32_t* weights;
+  uint32_t* weights;
   int32_t* sums;
   uint32_t pairs;  // of channels read
   struct {
@@ -70,13 +70,14 @@ struct Block {
 };
 
 struct Sizes {
-  const uint32_t inputs, pairs;  // channels read
+  const uint32_t inputs, words, pairs;  // channels read, in fours and in twos, rounded up
   const uint32_t width, height;  // of the output
   const uint32_t columns, count;  // of tiles
 
   Sizes(const Window& window, const LinearLevel& level)
       : inputs(level.inputs->count),
-        pairs(inputs / 2),
+        words((inputs + 3) / 4),
+        pairs(2 * words),
         width(static_cast<uint32_t>(window.output_width)),
         height(static_cast<uint32_t>(window.output_height)),
         columns((width + kSide - 1) / kSide),
@@ -86,23 +87,23 @@ struct Sizes {
   uint32_t pair_words() const { return pairs * kPoints * kChannels; }
 };
 
-// Transforms the windows of tiles; `window` has room for one at the image's edge.
+// Transforms the windows of tiles; `window` has room for one. It takes those at the image's edge, and
+// the last one if reading whole words would leave the image.
 void transform_windows(const Conv2D& op, const LinearLevel& level, const Sizes& sizes,
                        const int8_t* image, uint32_t first, uint32_t end, int8_t* window,
                        uint32_t* transformed) {
   const Window& w = op.window;
   const uint32_t line_step = static_cast<uint32_t>(w.input_width) * sizes.inputs;
-  const uint32_t above_one =
-      kPoints * static_cast<uint32_t>(level.input_zero_point + 128);  // one halfword
+  const uint32_t too_much = kPoints * static_cast<uint32_t>(level.input_zero_point + 128);
+  const bool is_even = sizes.inputs % 4 == 0;
   for (uint32_t tile = first; tile < end; ++tile) {
-    const int32_t side = static_cast<int32_t>(kSide);
-    const int32_t y = side * static_cast<int32_t>(tile / sizes.columns) - w.pad_top;
-    const int32_t x = side * static_cast<int32_t>(tile % sizes.columns) - w.pad_left;
+    const int32_t y = static_cast<int32_t>(tile / sizes.columns * kSide) - w.pad_top;
+    const int32_t x = static_cast<int32_t>(tile % sizes.columns * kSide) - w.pad_left;
     const Taps lines(y, kWindow, 1, w.input_height), columns(x, kWindow, 1, w.input_width);
-    const int8_t* pixels = image + static_cast<uint32_t>(lines.position) * line_step +
-                           static_cast<uint32_t>(columns.position) * sizes.inputs;
+    const int8_t* pixels = image + (lines.position * w.input_width + columns.position) *
+                                       static_cast<int32_t>(sizes.inputs);
     uint32_t step = line_step;
-    if (lines.count < kWindow || columns.count < kWindow) {
+    if (lines.count < kWindow || columns.count < kWindow || (!is_even && tile + 1 == sizes.count)) {
       step = kWindow * sizes.inputs;
       fill(window, level.input_zero_point, kWindow * step);
       reds_copy_lines(window + lines.first * step + columns.first * sizes.inputs, step, pixels,
@@ -110,9 +111,30 @@ void transform_windows(const Conv2D& op, const LinearLevel& level, const Sizes& 
       pixels = window;
     }
     const uint32_t place = tile - first;
-    reds_winograd_window(pixels, sizes.inputs, step, sizes.inputs / 4, above_one | above_one << 16,
+    reds_winograd_window(pixels, sizes.inputs, step, sizes.words, too_much | too_much << 16,
                          transformed + place / kTiles * sizes.block_words() + place % kTiles);
   }
+}
+
+// Transforms the taps of an output channel; `row` has room for them side by side. It takes those that
+// are not so in the store, or no whole words.
+void transform_weights(const int8_t* taps, uint32_t tap_step, const Channels& inputs,
+                       const Sizes& sizes, int8_t* row, uint32_t* transformed) {
+  if (inputs.repeat == 1 && inputs.run_count == 1 && sizes.inputs % 4 == 0) {
+    reds_winograd_weights(taps + inputs.runs[0].offset, tap_step, sizes.words, transformed);
+    return;
+  }
+  const uint32_t padded = 4 * sizes.words;
+  fill(row, 0, kTaps * padded);
+  int8_t* to = row;
+  for (uint32_t repeat = 0; repeat < inputs.repeat; ++repeat, taps += inputs.stride) {
+    for (uint32_t run = 0; run < inputs.run_count; ++run) {
+      const Run& it = inputs.runs[run];
+      reds_copy_lines(to, padded, taps + it.offset, tap_step, kTaps, it.length);
+      to += it.length;
+    }
+  }
+  reds_winograd_weights(row, padded, sizes.words, transformed);
 }
 
 // Walks over tiles: y, x is a tile's first output.
@@ -186,6 +208,7 @@ void conv2d_winograd(const Conv2D& op, const LinearLevel& level, const Buffers& 
   uint32_t* const windows = reinterpret_cast<uint32_t*>(buffers.scratch);
   uint32_t* const weights = windows + level.tile_width / kTiles * sizes.block_words();
   uint32_t* const rest = weights + level.tile_height / kChannels * sizes.pair_words();
+  int8_t* const copy = reinterpret_cast<int8_t*>(rest);
   const bool keeps_weights = level.tile_height >= channels;
   Output output = {sizes, buffers.output, channels, {}};
   Block block = {};
@@ -194,22 +217,22 @@ void conv2d_winograd(const Conv2D& op, const LinearLevel& level, const Buffers& 
   for (uint32_t start = 0; start < sizes.count; start += level.tile_width) {
     const uint32_t left = sizes.count - start;
     const uint32_t end = left < level.tile_width ? sizes.count : start + level.tile_width;
-    transform_windows(op, level, sizes, buffers.inputs[0], start, end,
-                      reinterpret_cast<int8_t*>(rest), windows);
+    transform_windows(op, level, sizes, buffers.inputs[0], start, end, copy, windows);
     ChannelCursor cursor(*level.outputs);
-    for (uint32_t channel = 0; channel < channels; channel += kChannels) {
-      uint32_t* const pair =
-          weights + (keeps_weights ? channel / kChannels * sizes.pair_words() : 0);
-      for (uint32_t i = 0; i < kChannels; ++i) {
-        const ProvenRequantization requantize(level, channel + i);
-        block.channels[i] = {level.bias[channel + i] * 2, requantize.multiplier,
+    uint32_t stored = 0;  // position in the store of the channel taken last
+    for (uint32_t i = 0; i < channels; i += kChannels) {
+      // a last channel goes with that before it
+      const uint32_t channel = i + kChannels > channels ? channels - kChannels : i;
+      block.weights = weights + (keeps_weights ? i / kChannels * sizes.pair_words() : 0);
+      for (uint32_t j = 0; j < kChannels; ++j) {
+        const ProvenRequantization requantize(level, channel + j);
+        block.channels[j] = {level.bias[channel + j] * 2, requantize.multiplier,
                              requantize.rounding, requantize.shift};
         if (keeps_weights && start > 0) continue;
-        reds_winograd_weights(op.weights + cursor.next() * kTaps * op.store_inputs +
-                                  level.inputs->runs[0].offset,
-                              op.store_inputs, sizes.inputs / 4, pair + i);
+        if (channel + j >= i) stored = cursor.next();
+        transform_weights(op.weights + stored * kTaps * op.store_inputs, op.store_inputs,
+                          *level.inputs, sizes, copy, block.weights + j);
       }
-      block.weights = pair;
       block.windows = windows;
       for (uint32_t tile = start; tile < end; tile += kTiles) {
         const bool has_beside = output.place(channel, tile, block);

@@ -87,6 +87,20 @@ struct Sizes {
   uint32_t pair_words() const { return pairs * kPoints * kChannels; }
 };
 
+// Zero points of a window that lie outside the image, and whole words, before its pixels are copied.
+void fill_around(int8_t* window, uint32_t step, const Taps& lines, const Taps& columns,
+                 uint32_t channels, int8_t zero_point) {
+  const uint32_t left = columns.first * channels;
+  const uint32_t right = (columns.first + columns.count) * channels;
+  fill(window, zero_point, lines.first * step);
+  int8_t* line = window + lines.first * step;
+  for (uint32_t i = 0; i < lines.count; ++i, line += step) {
+    if (left > 0) fill(line, zero_point, left);
+    if (right < step) fill(line + right, zero_point, step - right);
+  }
+  fill(line, zero_point, (kWindow - lines.first - lines.count) * step);
+}
+
 // Transforms the windows of tiles; `window` has room for one. It takes those at the image's edge, and
 // the last one if reading whole words would leave the image.
 void transform_windows(const Conv2D& op, const LinearLevel& level, const Sizes& sizes,
@@ -105,7 +119,7 @@ void transform_windows(const Conv2D& op, const LinearLevel& level, const Sizes& 
     uint32_t step = line_step;
     if (lines.count < kWindow || columns.count < kWindow || (!is_even && tile + 1 == sizes.count)) {
       step = kWindow * sizes.inputs;
-      fill(window, level.input_zero_point, kWindow * step);
+      fill_around(window, step, lines, columns, sizes.inputs, level.input_zero_point);
       reds_copy_lines(window + lines.first * step + columns.first * sizes.inputs, step, pixels,
                       line_step, lines.count, columns.count * sizes.inputs);
       pixels = window;
@@ -137,64 +151,53 @@ void transform_weights(const int8_t* taps, uint32_t tap_step, const Channels& in
   reds_winograd_weights(row, padded, sizes.words, transformed);
 }
 
-// Walks over tiles: y, x is a tile's first output.
-struct TileCursor {
-  const Sizes& sizes;
-  uint32_t y, x;
-
-  TileCursor(const Sizes& sizes, uint32_t tile)
-      : sizes(sizes), y(tile / sizes.columns * kSide), x(tile % sizes.columns * kSide) {}
-
-  void advance() {
-    x += kSide;
-    if (x >= sizes.width) {
-      x = 0;
-      y += kSide;
-    }
-  }
-
-  // Outputs in the image, from the tile's first one on.
-  uint32_t lines() const { return y >= sizes.height ? 0 : least(sizes.height - y); }
-  uint32_t columns() const { return least(sizes.width - x); }
-  bool is_whole() const { return lines() == kSide && columns() == kSide; }
-
- private:
-  static uint32_t least(uint32_t left) { return left < kSide ? left : kSide; }
-};
-
-// Outputs of two channels, and where those go that are not in the image as a whole.
+// Outputs of two channels, and where those of tiles go that are not in the image as a whole.
 struct Output {
   const Sizes& sizes;
   int8_t* bytes;
   uint32_t channels;
   int8_t beside[kTiles][kSide][kSide][kChannels];
 
-  // Whether there are such tiles in a block.
+  // Tells a block where to write; whether some of it goes beside.
   bool place(uint32_t channel, uint32_t tile, Block& block) {
-    TileCursor cursor(sizes, tile);
+    uint32_t y = tile / sizes.columns * kSide, x = tile % sizes.columns * kSide;
+    int8_t* to = bytes + (y * sizes.width + x) * channels + channel;
     bool any = false;
-    for (uint32_t i = 0; i < kTiles; ++i, cursor.advance()) {
-      if (cursor.is_whole()) {
-        block.tiles[i] = {(sizes.width - kSide) * channels,
-                          bytes + (cursor.y * sizes.width + cursor.x) * channels + channel, channels};
+    for (uint32_t i = 0; i < kTiles; ++i) {
+      if (x + kSide <= sizes.width && y + kSide <= sizes.height) {
+        block.tiles[i] = {(sizes.width - kSide) * channels, to, channels};
       } else {
         block.tiles[i] = {0, beside[i][0][0], kChannels};
         any = true;
+      }
+      x += kSide;
+      to += kSide * channels;
+      if (x >= sizes.width) {
+        to += (kSide * sizes.width - x) * channels;
+        x = 0;
+        y += kSide;
       }
     }
     return any;
   }
 
   void copy(uint32_t channel, uint32_t tile) const {
-    TileCursor cursor(sizes, tile);
-    for (uint32_t i = 0; i < kTiles; ++i, cursor.advance()) {
-      if (cursor.is_whole()) continue;
-      for (uint32_t line = 0; line < cursor.lines(); ++line) {
-        int8_t* to = bytes + ((cursor.y + line) * sizes.width + cursor.x) * channels + channel;
-        for (uint32_t column = 0; column < cursor.columns(); ++column, to += channels) {
-          to[0] = beside[i][line][column][0];
-          to[1] = beside[i][line][column][1];
+    uint32_t y = tile / sizes.columns * kSide, x = tile % sizes.columns * kSide;
+    for (uint32_t i = 0; i < kTiles; ++i) {
+      if (x + kSide > sizes.width || y + kSide > sizes.height) {
+        for (uint32_t line = 0; line < kSide && y + line < sizes.height; ++line) {
+          int8_t* to = bytes + ((y + line) * sizes.width + x) * channels + channel;
+          for (uint32_t column = 0; column < kSide && x + column < sizes.width; ++column) {
+            to[0] = beside[i][line][column][0];
+            to[1] = beside[i][line][column][1];
+            to += channels;
+          }
         }
+      }
+      x += kSide;
+      if (x >= sizes.width) {
+        x = 0;
+        y += kSide;
       }
     }
   }

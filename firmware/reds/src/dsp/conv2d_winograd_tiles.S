@@ -286,7 +286,7 @@ reds_winograd_weights:
 //   s14  where to enter a pass then
 //   s13  the same as s15 behind the last pair of channels, to the next point
 //   s12, s11  sums, and where they end
-//   s10  where the weights of a point end
+//   s10  where the weights of the first point end, those of all others less than a pass behind it
 
 // One pair of channels read: two channels (r2, r3) and four tiles; r4 ... r7, r8 ... r11 are sums.
 .macro step x, w, multiply=smlad
@@ -424,6 +424,23 @@ reds_winograd_block:
   vmov s10, r5
   rsb r6, r6, #16
   vmov s13, r6
+  b.w 1f
+  .balign 4
+2:
+  half_pass
+  half_pass
+  vmov lr, s10
+  cmp r1, lr
+  blo.w 2b
+  vmov r2, s13
+  vmov r12, s12
+  add r0, r2
+  add r1, r1, r2, asr #1
+  stmia r12!, {r4-r11}
+  vmov s12, r12
+  vmov lr, s11
+  cmp r12, lr
+  beq 3f
 1:                        // a point; r0 = x, r1 = weights
   step 0, 0, smuad
   vmov r2, s15
@@ -431,25 +448,7 @@ reds_winograd_block:
   add r0, r2
   add r1, r1, r2, asr #1
   bx r3
-  .balign 4
-2:
-  half_pass
-  half_pass
-  vmov lr, s10
-  cmp r1, lr
-  bne.w 2b
-  vmov r2, s13
-  vmov r12, s12
-  add lr, lr, #8
-  vmov s10, lr
-  add r0, r2
-  add r1, r1, r2, asr #1
-  stmia r12!, {r4-r11}
-  vmov s12, r12
-  vmov lr, s11
-  cmp r12, lr
-  bne.w 1b
-
+3:
   sub r0, r12, #(kSumsBytes * kPoints)
   add r1, r0, #16
   vmov s29, r1
@@ -459,7 +458,7 @@ reds_winograd_block:
   add r2, r1, #kTiles
   add r3, r1, #kChannels
   ldm r3, {r8-r11}
-3:                        // a channel and a tile; r0 = sums
+4:                        // a channel and a tile; r0 = sums
   vmov s25, r0
   vmov s26, r2
   movs r12, #6
@@ -490,16 +489,16 @@ reds_winograd_block:
   vmov r2, s26
   adds r0, #4
   tst r0, #12
-  bne.w 3b
+  bne.w 4b
   vmov r3, s29
   cmp r0, r3
-  bne 4f
+  bne 5f
   vmov r1, s28            // the second channel
   add r2, r1, #kTiles
   add r3, r1, #(kChannels + 16)
   ldm r3, {r8-r11}
-  b.w 3b
-4:
+  b.w 4b
+5:
   vpop {s16-s29}
   pop {r4-r11, pc}
   .ltorg

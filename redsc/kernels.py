@@ -60,9 +60,9 @@ def choose(
     `winograd.tiling` and `is_winograd_exact`).
     """
     match op:
-        case ir.Conv2D() if proven and has_winograd and channels >= 2 and winograd.suits(op, output):
-            return "conv2d_winograd"
         case ir.Conv2D():
+            if proven and has_winograd and channels >= 2 and winograd.suits(op, output):
+                return "conv2d_winograd"
             fills_block = output[0] * output[1] >= 4 and channels >= 2
             return "conv2d_proven" if proven and fills_block else "conv2d"
         case ir.DepthwiseConv2D() if op.multiplier > 1:

@@ -156,13 +156,18 @@ class _Builder:
 
     def has_winograd(self, op: ir.Op) -> bool:
         """Whether every level has room for Winograd's algorithm, and is exact with it."""
-        return isinstance(op, ir.Conv2D) and all(
-            winograd.tiling(level.graph[op.name], shapes[op.name], arena.scratch_bytes[op.name])
-            and kernels.is_winograd_exact(constants.linear(op, level), _rows(op, level))
-            for level, shapes, arena in zip(
-                self.network.levels, self.level_shapes, self.arenas, strict=True
-            )
-        )
+        for level, shapes, arena in zip(
+            self.network.levels, self.level_shapes, self.arenas, strict=True
+        ):
+            narrow = level.graph[op.name]
+            if not isinstance(narrow, ir.Conv2D):
+                return False
+            room = arena.scratch_bytes[op.name]
+            if winograd.tiling(narrow, shapes[op.name], room) is None:
+                return False
+            if not kernels.is_winograd_exact(constants.linear(narrow, level), _rows(narrow, level)):
+                return False
+        return True
 
     def is_plain(self, op: ir.Op) -> bool:
         """Whether channels read and written are plain at every level."""

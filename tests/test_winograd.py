@@ -1,11 +1,16 @@
-"""Winograd's algorithm in integers, as firmware/reds/src/dsp/conv2d_winograd.cc has it: its algebra,
-its bounds, and where the compiler takes it."""
+"""Winograd's algorithm in integers, as firmware/reds/src/dsp/conv2d_winograd.cc has it: its
+algebra, its bounds, and where the compiler takes it."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from redsc import constants, ir, kernels, winograd
 
 PIXELS = np.array([
     [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
@@ -37,12 +42,12 @@ def int32(values):
 @given(st.integers(0, 2**32), st.sampled_from([4, 64, 115]), st.integers(-128, 127))
 def test_accumulators_are_exact(seed, channels, zero_point):
     random = np.random.default_rng(seed)
-    ends = random.random() < 0.5  # of int8's range
-    draw = (lambda *s: random.choice([-128, 127], s)) if ends else (lambda *s: random.integers(-128, 128, s))
-    x, w = draw(6, 6, channels) - zero_point, draw(3, 3, channels)
-    accumulators = np.array([
-        [(x[i : i + 3, j : j + 3] * w).sum() for j in range(4)] for i in range(4)
-    ])
+    values = [-128, 127] if random.random() < 0.5 else np.arange(-128, 128)
+    x = random.choice(values, (6, 6, channels)) - zero_point
+    w = random.choice(values, (3, 3, channels))
+    accumulators = np.array(
+        [[(x[i : i + 3, j : j + 3] * w).sum() for j in range(4)] for i in range(4)]
+    )
     pixels = np.einsum("ai,bj,ijc->abc", PIXELS, PIXELS, x)
     taps = np.einsum("ai,bj,ijc->abc", TAPS, TAPS, w)
     assert np.abs(pixels).max() <= 68 * 255
@@ -51,3 +56,54 @@ def test_accumulators_are_exact(seed, channels, zero_point):
     outputs = int32(OUTPUTS @ int32(sums @ OUTPUTS.T))
     powers = np.outer([8, 4, 2, 2], [8, 4, 2, 2])
     assert np.array_equal(int32(outputs * INVERSE_OF_9), accumulators * powers)
+
+
+def conv(inputs=16, outputs=8, window=(3, 3), **changes):
+    return ir.Conv2D("conv", ("input",), np.zeros((*window, inputs, outputs)), **changes)
+
+
+def test_which_ops_it_suits():
+    assert winograd.suits(conv(), (8, 8, 8))
+    assert winograd.suits(conv(), (6, 6, 8))  # 4 tiles of 4 x 4
+    assert not winograd.suits(conv(), (5, 5, 8))  # the same for 25 pixels
+    assert not winograd.suits(conv(), (4, 4, 8))
+    assert winograd.suits(conv(), (4, 21, 8))  # 6 tiles, which take 2 blocks of 4
+    assert not winograd.suits(conv(strides=(2, 1)), (8, 8, 8))
+    assert not winograd.suits(conv(dilation=(2, 2)), (8, 8, 8))
+    assert not winograd.suits(conv(window=(3, 1)), (8, 8, 8))
+
+
+@given(
+    st.integers(1, 130), st.integers(1, 130), st.integers(1, 40), st.integers(1, 40),
+    st.integers(0, 100_000),
+)  # fmt: skip
+def test_a_tiling_fits_its_room_and_is_found_again_in_it(inputs, outputs, height, width, room):
+    op, output = conv(inputs, outputs), (height, width, outputs)
+    way = winograd.tiling(op, output, room)
+    if way is None:
+        least = winograd.Tiling(winograd.TILES, winograd.CHANNELS)
+        assert not winograd.suits(op, output) or winograd.scratch_bytes(op, least) > room
+        return
+    size = winograd.scratch_bytes(op, way)
+    assert size <= room
+    assert winograd.tiling(op, output, size) == way
+    assert way.tiles % winograd.TILES == 0
+    assert 0 < way.tiles <= winograd.computed_tiles(output)
+    assert winograd.computed_tiles(output) * winograd.SIDE**2 >= math.prod(output[:2])
+    assert way.channels in (winograd.CHANNELS, outputs, outputs + 1)
+
+
+@pytest.mark.parametrize(("channels", "exact"), [(115, True), (116, False)])
+def test_sums_must_stay_below_the_limit(channels, exact):
+    """Whatever the bias: it is added behind the shift."""
+    extreme = constants.LinearConstants(
+        bias=np.full(1, 1 << 29, np.int32),
+        multiplier=np.full(1, 1 << 30, np.int32),
+        shift=np.full(1, -10, np.int8),
+        input_zero_point=-128,
+        output_zero_point=0,
+        activation_min=-128,
+        activation_max=127,
+    )
+    weights = np.full((1, 9 * channels), -127, np.int8)
+    assert kernels.is_winograd_exact(extreme, weights) == exact

@@ -11,22 +11,24 @@
 //         0  2 -1 -2  1  0         1 -2  4
 //         0  4  0 -5  0  1         0  0  1
 //
-// A' [(G' g) * (B^T d)] is (24, 12, 6, 6) times y: so output (i, j) of a tile comes out as 9 * 2^n times
-// the accumulator without its bias, where 2^n is (8, 4, 2, 2)[i] * (8, 4, 2, 2)[j]. All sums are modulo
-// 2^32, in which 9 has an inverse; what is then left of 2^n is a shift, exact where 2^n times the
-// accumulator is an int32: the compiler proves that it stays below 2^25 (redsc/kernels.py).
+// A' [(G' g) * (B^T d)] is (24, 12, 6, 6) times y: output (i, j) of a tile comes out as 9 * 2^n
+// times its accumulator without the bias, where 2^n is (8, 4, 2, 2)[i] * (8, 4, 2, 2)[j]. All sums
+// are modulo 2^32, in which 9 has an inverse; what is then left of 2^n is a shift, exact where 2^n
+// times the accumulator is an int32: the compiler proves that it stays below 2^25 (redsc/kernels.py,
+// is_winograd_exact).
 //
-// Transformed weights and pixels are int16: |G' g G'^T| <= 49 * 128 = 6272. A transformed pixel is a
-// sum of 36 pixels x - zero_point, whose positive factors sum up to at most 68 and its negative ones to
-// at most 50; pixels span at most 255 and 0 is among them, so it is at most 68 * 255 = 17340. With
-// x + 128 in place of x - zero_point it is that of an input whose zero point is -128.
+// Transformed weights and pixels are int16. Weights: |G' g G'^T| <= 49 * 128 = 6272. A transformed
+// pixel is a sum of 36 pixels x - zero_point, whose positive factors sum up to at most 68 and the
+// negative ones to at most 50; pixels span at most 255 and 0 is among them, so it is at most
+// 68 * 255 = 17340. With x + 128 in place of x - zero_point it is that of zero point -128.
 //
-// `tile_width` windows at a time are transformed to scratch, then the weights of two output channels,
-// which are multiplied with all of them; or those of all channels (tile_height), once for all windows.
+// `tile_width` windows at a time are transformed to scratch, then the weights of two output
+// channels, which are multiplied with all of them; or, if tile_height tells so, those of all
+// channels, once for all windows.
 //
 // Scratch: windows (tile_width / 4, in / 2, 36, 4 of int16 pairs), weights (tile_height / 2, in / 2,
 // 36, 2 of int16 pairs), and sums (36, 2, 4 int32) or a window at the image's edge (6, 6, in int8),
-// whichever is larger.
+// whichever is larger; `in` is rounded up to a multiple of 4.
 #include "reds/kernels.h"
 
 #if REDS_DSP_KERNELS
@@ -87,7 +89,7 @@ struct Sizes {
   uint32_t pair_words() const { return pairs * kPoints * kChannels; }
 };
 
-// Zero points of a window that lie outside the image, and whole words, before its pixels are copied.
+// Fills what of a window lies outside the image, with whole words, before its pixels are copied.
 void fill_around(int8_t* window, uint32_t step, const Taps& lines, const Taps& columns,
                  uint32_t channels, int8_t zero_point) {
   const uint32_t left = columns.first * channels;
@@ -101,7 +103,7 @@ void fill_around(int8_t* window, uint32_t step, const Taps& lines, const Taps& c
   fill(line, zero_point, (kWindow - lines.first - lines.count) * step);
 }
 
-// Transforms the windows of tiles; `window` has room for one. It takes those at the image's edge, and
+// Transforms the windows of tiles. `window` has room for one: it takes those at the image's edge, and
 // the last one if reading whole words would leave the image.
 void transform_windows(const Conv2D& op, const LinearLevel& level, const Sizes& sizes,
                        const int8_t* image, uint32_t first, uint32_t end, int8_t* window,
@@ -130,8 +132,8 @@ void transform_windows(const Conv2D& op, const LinearLevel& level, const Sizes& 
   }
 }
 
-// Transforms the taps of an output channel; `row` has room for them side by side. It takes those that
-// are not so in the store, or no whole words.
+// Transforms the taps of an output channel. `row` has room for them side by side: it takes those that
+// do not lie so in the store or are no whole words, with zeros behind.
 void transform_weights(const int8_t* taps, uint32_t tap_step, const Channels& inputs,
                        const Sizes& sizes, int8_t* row, uint32_t* transformed) {
   if (inputs.repeat == 1 && inputs.run_count == 1 && sizes.inputs % 4 == 0) {
@@ -222,6 +224,7 @@ void conv2d_winograd(const Conv2D& op, const LinearLevel& level, const Buffers& 
     const uint32_t end = left < level.tile_width ? sizes.count : start + level.tile_width;
     transform_windows(op, level, sizes, buffers.inputs[0], start, end, copy, windows);
     ChannelCursor cursor(*level.outputs);
+    bool is_placed = false, has_beside = false;  // the block
     uint32_t stored = 0;  // position in the store of the channel taken last
     for (uint32_t i = 0; i < channels; i += kChannels) {
       // a last channel goes with that before it
@@ -238,9 +241,11 @@ void conv2d_winograd(const Conv2D& op, const LinearLevel& level, const Buffers& 
       }
       block.windows = windows;
       for (uint32_t tile = start; tile < end; tile += kTiles) {
-        const bool has_beside = output.place(channel, tile, block);
+        if (!is_placed || channel < i) has_beside = output.place(channel, tile, block);
         reds_winograd_block(&block);
         if (has_beside) output.copy(channel, tile);
+        // which went on to the next channels
+        is_placed = !has_beside && end - start <= kTiles;
         block.windows += sizes.block_words();
       }
     }

@@ -6,9 +6,9 @@
 //                              uint32_t* transformed);
 //   void reds_winograd_block(const Block* block);
 //
-// words: of four channels read, at least one. Cycles on a Cortex-M4 without wait states: 873 for a
-// window of 6 x 6 pixels and 317 for the 9 weights of an output channel, per word; for a block of 2
-// channels by 4 tiles, 36 * (16 for every pair of channels read, and 27) + 8 * 353.
+// words: of four channels read, at least one. Cycles on a Cortex-M4 without wait states: 860 for a
+// window of 6 x 6 pixels and 308 for the 9 weights of an output channel, per word; for a block of 2
+// channels by 4 tiles, 36 * (16.4 for every pair of channels read, and 23) + 8 * 362 + 75.
 #if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
 
 #include "requantize.h"
@@ -23,11 +23,11 @@
 // ---- windows ----
 //
 // Two channels are computed at once, in one word: as high * 2^16 + low, an integer modulo 2^32 that
-// plain additions with shifts transform, whatever borrows there are in between. Pixels enter as x + 128,
-// which is not negative, so that they are such integers at once. At the end, low + 2^15 is not
-// negative either, so the upper half is free of borrows; flipping bit 15 gives two halfwords.
-// Of x + 128 instead of x - zero_point, only the point of the row and the column that do not sum up
-// to zero can tell: `correction` is what is too much there, in both halfwords.
+// plain additions with shifts transform, whatever borrows there are in between. Pixels enter as
+// x + 128, which is not negative, so that they are such integers at once. At the end, low + 2^15 is
+// not negative either, so the upper half is free of borrows; flipping bit 15 gives two halfwords.
+// Of x + 128 instead of x - zero_point only one point can tell, that of the line and the column
+// whose factors do not sum up to zero: `correction` is what is too much there, in both halfwords.
 //
 // On the stack: what the lines became, (6 lines, even and odd channels, 6 columns).
 //   s0  pixels of the next four channels     s1  line_step
@@ -331,17 +331,18 @@ reds_winograd_weights:
 .endm
 
 // Six sums r1 ... r6, along one side of a tile, to four outputs r1, r5, r3, r6; times 1, 1/2, 1/4,
-// 1/4, see conv2d_winograd.cc. Uses r2, r4, r7; `six` may be r7. 10 or 11 cycles.
-.macro transform_sums six
-  add r7, r2, r3
+// 1/4, see conv2d_winograd.cc. In two parts: behind the first one `temporary` is free, the second one
+// wants a 6. Use r2, r4. 10 cycles together.
+.macro transform_sums temporary
+  add \temporary, r2, r3
   sub r2, r2, r3
   add r3, r4, r5
   sub r4, r4, r5
-  sub r5, r3, r7, lsl #2
-  sub r3, r3, r7
-.ifc \six, r7
-  movs r7, #6
-.endif
+  sub r5, r3, \temporary, lsl #2
+  sub r3, r3, \temporary
+.endm
+
+.macro transform_outer_sums six
   mla r1, r1, \six, r5
   sub r5, r4, r2, lsl #1
   rsb r2, r2, r4, lsl #1
@@ -361,7 +362,8 @@ reds_winograd_weights:
   ldr.w r4, [r0, #(kSumsBytes * (\column + 18))]
   ldr.w r5, [r0, #(kSumsBytes * (\column + 24))]
   ldr.w r6, [r0, #(kSumsBytes * (\column + 30))]
-  transform_sums r12
+  transform_sums r7
+  transform_outer_sums r12
   vmov \line0, r1
   vmov \line1, r5
   vmov \line2, r3
@@ -384,8 +386,9 @@ reds_winograd_weights:
   vmov r4, \d
   vmov r5, \e
   vmov r6, \f
-  transform_sums r7
-  vmov r7, s24
+  transform_sums r0
+  movs r0, #6
+  transform_outer_sums r0
   store r1, (\halvings + 2)
   store r5, (\halvings + 1)
   store r3, \halvings
@@ -475,6 +478,7 @@ reds_winograd_block:
   adds r0, #12
   vmov s26, r0
   vmov s27, r1
+  vmov r7, s24
   transform_sums_line s0, s1, s2, s3, s4, s5, 3
   vmov r0, s27
   add r12, r0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from redsc import winograd
 from redsc.plan_structs import Channels, Window
 
 Work = dict[str, int]
@@ -50,6 +51,8 @@ class Call:
         match self.kernel:
             case "conv2d" | "conv2d_proven":
                 return _conv2d(self)
+            case "conv2d_winograd":
+                return _conv2d_winograd(self)
             case "depthwise_conv2d_3x3" | "depthwise_conv2d_3x3_stride2":
                 return _depthwise_conv2d_3x3(self)
             case "depthwise_conv2d" | "depthwise_conv2d_proven":
@@ -167,16 +170,11 @@ def _packed_windows(call: Call, products: int) -> Work:
 
 def _taps_inside(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of every output pixel: lines and columns of its window in the image, and whether all are."""
-
-    def inside(outputs: int, stride: int, pad: int, taps: int, rate: int, size: int) -> np.ndarray:
-        positions = np.arange(outputs)[:, None] * stride - pad + np.arange(taps) * rate
-        return ((positions >= 0) & (positions < size)).sum(axis=1)
-
-    lines = inside(
+    lines = _inside(
         window.output_height, window.stride_height, window.pad_top,
         window.kernel_height, window.dilation_height, window.input_height,
     )  # fmt: skip
-    columns = inside(
+    columns = _inside(
         window.output_width, window.stride_width, window.pad_left,
         window.kernel_width, window.dilation_width, window.input_width,
     )  # fmt: skip
@@ -188,6 +186,12 @@ def _taps_inside(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
+def _inside(outputs: int, stride: int, pad: int, taps: int, dilation: int, size: int) -> np.ndarray:
+    """Of every output along one side: taps of its window in the image."""
+    positions = np.arange(outputs)[:, None] * stride - pad + np.arange(taps) * dilation
+    return ((positions >= 0) & (positions < size)).sum(axis=1)
+
+
 def _first_pixels(call: Call) -> np.ndarray:
     """Of every block of four; a tile's last block takes some pixels for a second time."""
     firsts = []
@@ -197,6 +201,49 @@ def _first_pixels(call: Call) -> np.ndarray:
         own[-1] = max(0, end - 4)
         firsts.append(own)
     return np.concatenate(firsts)
+
+
+# --- Conv2D by Winograd: conv2d_winograd.cc, conv2d_winograd_tiles.S -----------------------------
+
+
+def _conv2d_winograd(call: Call) -> Work:
+    window, inputs, outputs = _window(call), call.inputs, call.outputs.count
+    side, reach = winograd.SIDE, winograd.SIDE + 2
+    height, width = window.output_height, window.output_width
+    rows, columns = -(-height // side), -(-width // side)
+    words, pairs = -(-inputs.count // 4), -(-outputs // winograd.CHANNELS)
+    starts = _starts(rows * columns, call.tile[1])
+    blocks = pairs * -(-rows * columns // winograd.TILES)
+    passes = 1 if call.tile[0] >= outputs else len(starts)
+    weights = winograd.CHANNELS * pairs * passes
+    is_whole = _runs(inputs) == 1 and inputs.count % 4 == 0
+    copied = 0 if is_whole else weights * inputs.repeat
+    lines_inside = _inside(rows, side, window.pad_top, reach, 1, window.input_height)
+    columns_inside = _inside(columns, side, window.pad_left, reach, 1, window.input_width)
+    copies = ~np.outer(lines_inside == reach, columns_inside == reach)
+    copies[-1, -1] |= inputs.count % 4 > 0
+    line_words = -(-columns_inside * inputs.count // 4)
+    copied_words = np.outer(lines_inside, line_words)[copies]
+    whole_tiles = (height // side) * (width // side)
+    return {
+        "block step": blocks * winograd.POINTS * 2 * words,
+        "block pass": blocks * winograd.POINTS * -(-(2 * words - 1) // _PASS_PAIRS),
+        "block": blocks,
+        "pair": pairs * len(starts),
+        "tile beside": pairs * (rows * columns - whole_tiles),
+        "pixel beside": pairs * (height * width - whole_tiles * side**2),
+        "window": rows * columns,
+        "window word": rows * columns * words,
+        "edge window": int(copies.sum()),
+        "filled word": int(copies.sum()) * reach**2 * words - int(copied_words.sum()),
+        "copied line": int((lines_inside[:, None] * copies).sum()),
+        "copied word": int(copied_words.sum()),
+        "weight": weights,
+        "weight word": weights * words,
+        "copied run": copied * len(inputs.runs),
+        "copied run's word": copied * sum(-(-run.length // 4) for run in inputs.runs),
+        "call": 1,
+    }
 
 
 # --- DepthwiseConv2D: depthwise_conv2d_3x3.cc, depthwise_3x3_lines.S, depthwise_conv2d.cc --------

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import nnls
 
-from redsc import geometry, groups, ir, kernels, resources
+from redsc import geometry, groups, ir, kernels, resources, winograd
 from redsc.groups import Grouping, Widths
 from redsc.kernel_work import Call
 from redsc.plan_structs import Channels, Run
@@ -161,15 +161,18 @@ def calls(
         if isinstance(op, ir.Input | ir.Reshape):
             continue
         before, after = shapes[op.inputs[0]], shapes[op.name]
+        scratch = scratch_bytes.get(op.name, 0)
         reads, writes = channels(op.inputs[0]), channels(op.name)
         if chosen is None:
-            is_plain = geometry.is_plain(reads, writes)
-            kernel = kernels.choose(op, after, True, after[-1], is_plain)
+            has_winograd = isinstance(op, ir.Conv2D) and winograd.tiling(op, after, scratch)
+            kernel = kernels.choose(
+                op, after, True, after[-1], geometry.is_plain(reads, writes), bool(has_winograd)
+            )
         else:
             kernel = chosen[op.name]
         whole, tile, store_inputs = store[op.name], (0, 0), 0
         if isinstance(op, ir.LinearOp) and isinstance(whole, ir.LinearOp):
-            tile = kernels.tile(op, after, kernel, scratch_bytes.get(op.name, 0))
+            tile = kernels.tile(op, after, kernel, scratch)
             store_inputs = whole.kernel.shape[-2]
         window = None
         if isinstance(op, ir.Conv2D | ir.DepthwiseConv2D | ir.Pool2D):

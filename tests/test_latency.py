@@ -79,7 +79,10 @@ def test_every_kernel_has_cycles_for_each_of_its_loops():
     }
     strided = graphs.GraphBuilder("strided", (8, 8, 4))
     strided.depthwise(strides=(2, 2))
-    calls = [*found.values(), *general.values(), *full_calls(strided.graph()).values()]
+    tiled = graphs.GraphBuilder("tiled", (8, 8, 4))
+    tiled.conv(4)
+    others = [*full_calls(strided.graph()).values(), *full_calls(tiled.graph()).values()]
+    calls = [*found.values(), *general.values(), *others]
     assert {call.kernel for call in calls} == set(TARGET.cycles)
     for call in calls:
         assert set(call.work) == set(TARGET.cycles[call.kernel]), call.kernel
@@ -99,6 +102,37 @@ def test_loops_of_a_convolution_by_hand():
     # Pixels 0, 4, 8 and 11 begin blocks: the second and third read windows inside.
     assert work["packing"] == 2 * 3 + 2
     assert work["packed word"] == 2 * 3 * 3 + 2 * 9
+
+
+def test_loops_of_winograd_by_hand():
+    net = graphs.GraphBuilder("net", (11, 16, 18))
+    net.conv(5)  # 3 x 4 tiles, of which the last line's are of 3 lines
+    (call,) = full_calls(net.graph()).values()
+    work = call.work
+    assert call.kernel == "conv2d_winograd"
+    assert call.tile == (6, 4)  # all channels, in pairs
+    assert work["block"] == 3 * 3
+    assert work["block step"] == 3 * 3 * 36 * 10  # pairs of channels read, padded to 20
+    assert work["block pass"] == 3 * 3 * 36
+    assert work["tile beside"] == 3 * 4
+    assert work["pixel beside"] == 3 * 4 * 4 * 3
+    assert work["window word"] == 12 * 5
+    assert work["edge window"] == 10  # all but the 2 in the middle
+    assert work["weight word"] == 6 * 5
+    assert work["copied run"] == 6  # 18 channels are no whole words
+
+
+def test_winograd_is_counted_where_there_is_room():
+    net = graphs.GraphBuilder("net", (8, 8, 16))
+    net.conv(8)
+    graph = net.graph()
+    grouping = groups.find_groups(graph)
+    (call,) = latency.calls(graph, graph, grouping, grouping.full_widths, {}).values()
+    assert call.kernel == "conv2d_proven"
+    # Weights of two channels at a time, once for every four of its tiles.
+    room = {net.last: 72 * 16 * (4 + 2) + 1152}
+    (call,) = latency.calls(graph, graph, grouping, grouping.full_widths, room).values()
+    assert (call.kernel, call.tile, call.work["weight"]) == ("conv2d_winograd", (2, 4), 8)
 
 
 def test_loops_count_what_a_narrow_level_copies():

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 
+import graphs
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redsc import constants, ir, kernels, winograd
+from redsc import constants, groups, ir, kernels, memory, quantize, winograd
+from redsc.plan import build_plan
 
 PIXELS = np.array([
     [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
@@ -107,3 +109,27 @@ def test_sums_must_stay_below_the_limit(channels, exact):
     )
     weights = np.full((1, 9 * channels), -127, np.int8)
     assert kernels.is_winograd_exact(extreme, weights) == exact
+
+
+def test_one_kernel_runs_all_levels_so_each_must_have_room():
+    graph = graphs.vgg()
+    grouping = groups.find_groups(graph)
+    halves = {g.name: g.units // 2 for g in grouping.free}
+    levels = []
+    for percent, widths in (
+        (50.0, {**grouping.full_widths, **halves}),
+        (100.0, grouping.full_widths),
+    ):
+        narrow = groups.select_units(graph, grouping, groups.prefixes(widths))
+        ranges = dict.fromkeys((op.name for op in graph.ops), (0.0, 1.0))
+        levels.append(quantize.FloatLevel(percent, widths, narrow, ranges))
+    network = quantize.quantize(graph, grouping, levels)
+    fast = memory.plan_levels([level.graph for level in network.levels], kernels.scratch_bytes)
+    least = memory.plan_level(network.levels[0].graph, kernels.scratch_bytes)
+
+    def convolutions(arenas):
+        steps = build_plan(network, arenas).steps
+        return [step.kernel for step in steps if step.kind == "Conv2D"]
+
+    assert convolutions(fast) == 4 * ["conv2d_winograd"]
+    assert convolutions([least, fast[1]]) == 4 * ["conv2d_proven"]

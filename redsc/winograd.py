@@ -20,8 +20,9 @@ SIDE = 4
 POINTS = 36
 
 MOST_WASTE = 1.8
-"""Outputs computed, in whole blocks, for each one that there is. With more, which small images
-take, the direct kernel is about as fast."""
+"""Outputs computed, in whole blocks, for each one that there is. At 1.78, of 6 x 6 outputs, it
+takes 0.75 of the direct kernel's estimated cycles for 64 channels, 1.13 for 8 to 16; at 1.6, of
+5 x 8, 0.67 and 1.0."""
 
 SUM_LIMIT = 1 << 25
 """A tile's first output comes out as 576 times its accumulator without the bias, modulo 2^32. The

@@ -19,9 +19,11 @@
 
 // conv2d_pack.S and conv2d_channels.S
 extern "C" void reds_pack_pixels(const int8_t* const rows[4], uint32_t words,
-                                 uint32_t minus_zero_point, uint32_t* packed);
+                                 uint32_t minus_zero_point, uint32_t* packed, uint32_t lines,
+                                 const uint32_t steps[4]);
 extern "C" void reds_pack_doubled_pixels(const int8_t* const rows[4], uint32_t words,
-                                         uint32_t minus_zero_point, uint32_t* packed);
+                                         uint32_t minus_zero_point, uint32_t* packed,
+                                         uint32_t lines, const uint32_t steps[4]);
 extern "C" void reds_conv2d_block(const uint32_t* x, const uint32_t* weights, uint32_t pairs,
                                   int32_t* sums);
 extern "C" void reds_conv2d_channels(void* job);
@@ -39,8 +41,8 @@ void pack_pixels(const int8_t* const rows[kPixels], uint32_t products, uint32_t 
                  uint32_t* packed) {
   const uint32_t words = products / 4, rest = products % 4;
   if (words > 0) {
-    (times == 2 ? reds_pack_doubled_pixels : reds_pack_pixels)(rows, words, minus_zero_point,
-                                                               packed);
+    constexpr auto pack = times == 2 ? reds_pack_doubled_pixels : reds_pack_pixels;
+    pack(rows, words, minus_zero_point, packed, 1, nullptr);
     packed += words * 2 * kPixels;
   }
   const uint32_t first_two = rest < 3 ? 0xFFFFu : ~0u;  // of products 0 and 2
@@ -140,16 +142,28 @@ struct Tile {
 template <int times>
 void pack_tile(Windows& windows, const int8_t* image, const LinearLevel& level, uint32_t products,
                const Tile& tile, uint32_t pixels, const Scratch& scratch) {
+  constexpr auto pack = times == 2 ? reds_pack_doubled_pixels : reds_pack_pixels;
   const uint32_t minus_zero_point = negated_pair(level.input_zero_point);
   uint32_t* packed = scratch.tile;
   for (uint32_t block = 0; block < tile.blocks; ++block) {
     const uint32_t first = tile.first_pixel(block);
     const int8_t* rows[kPixels];
-    if (windows.pixel_step() > 0 && first + kPixels <= pixels) {
-      rows[0] = image + first * windows.pixel_step();
-      for (uint32_t i = 1; i < kPixels; ++i) rows[i] = rows[i - 1] + windows.pixel_step();
-      pack_pixels<times>(rows, products, minus_zero_point, packed);
-      packed += scratch.padded / 2 * kPixels;
+    const uint32_t step = windows.pixel_step();
+    if (step > 0 && first + kPixels <= pixels) {
+      rows[0] = image + first * step;
+      for (uint32_t i = 1; i < kPixels; ++i) rows[i] = rows[i - 1] + step;
+      if (step % 4 == 0) {  // one block's pixels lie behind the other's: all at once
+        const uint32_t even = tile.back > 0 && block + 1 < tile.blocks ? 1 : 0;
+        const uint32_t blocks = tile.blocks - block - even;
+        const uint32_t steps[kPixels] = {kPixels * step, kPixels * step, kPixels * step,
+                                         kPixels * step};
+        pack(rows, step / 4, minus_zero_point, packed, blocks, steps);
+        packed += blocks * (scratch.padded / 2 * kPixels);
+        block += blocks - 1;
+      } else {
+        pack_pixels<times>(rows, products, minus_zero_point, packed);
+        packed += scratch.padded / 2 * kPixels;
+      }
       continue;
     }
     windows.move_to(first);
@@ -171,13 +185,12 @@ void pack_tile(Windows& windows, const int8_t* image, const LinearLevel& level, 
       }
       windows.advance();
     }
-    for (uint32_t line = 0;;) {
-      pack_pixels<times>(rows, bytes, minus_zero_point, packed);
-      packed += (bytes + 3) / 4 * 2 * kPixels;
-      line += bytes;
-      if (line == products) break;
-      for (uint32_t i = 0; i < kPixels; ++i) rows[i] += steps[i];
+    if (bytes == products) {
+      pack_pixels<times>(rows, products, minus_zero_point, packed);
+    } else {  // whole words, see Windows
+      pack(rows, bytes / 4, minus_zero_point, packed, products / bytes, steps);
     }
+    packed += scratch.padded / 2 * kPixels;
   }
 }
 

@@ -1,20 +1,23 @@
 // Packing for conv2d.cc: int8 to int16, in the order that its loops read.
 //
 //   void reds_pack_pixels(const int8_t* const rows[4], uint32_t words, uint32_t minus_zero_point,
-//                         uint32_t* packed);
+//                         uint32_t* packed, uint32_t lines, const uint32_t steps[4]);
 //   void reds_pack_doubled_pixels(the same);
 //   void reds_copy_lines(int8_t* to, uint32_t to_step, const int8_t* from, uint32_t from_step,
 //                        uint32_t lines, uint32_t bytes);
 //
-// words: of four values, in every row, at least one. Rows and lines need not be aligned; there may be
-// no lines, or no bytes in them.
+// words: of four values, in every line of a row, at least one. steps: bytes from a row's line to its
+// next one; not read where there is one line. Rows and lines need not be aligned; there may be no lines
+// to copy, or no bytes in them.
 #if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
 
   .syntax unified
   .thumb
 
 // Four rows of x - zero_point, doubled or not: (pairs, 4 pixels). 31 or 23 cycles for 16 values and
-// 5 for the loop.
+// 5 for the loop, 18 for a line behind the first one.
+//   s0 where the first row's line ends, s1 lines left, s2 ... s5 from a line's end to the next one's
+//   start, s6 bytes of a line
 .macro pack_pixels name, doubled
   .section .text.\name, "ax", %progbits
   .global \name
@@ -24,10 +27,24 @@
   push {r4-r11, lr}
   mov r12, r2
   mov lr, r3
-  ldr r4, [r0]
-  add r4, r4, r1, lsl #2
-  vmov s0, r4  // where the first row ends
+  lsls r6, r1, #2
   ldm r0, {r0-r3}
+  ldrd r4, r5, [sp, #36]  // lines, steps
+  add r7, r0, r6
+  vmov s0, r7
+  vmov s1, r4
+  cmp r4, #1
+  beq 1f
+  vmov s6, r6
+  ldm r5, {r7-r10}
+  subs r7, r6
+  sub r8, r6
+  sub r9, r6
+  sub r10, r6
+  vmov s2, r7
+  vmov s3, r8
+  vmov s4, r9
+  vmov s5, r10
 1:
   ldr r4, [r0], #4
   ldr r5, [r1], #4
@@ -58,6 +75,23 @@
   vmov r8, s0
   cmp r0, r8
   bne 1b
+  vmov r8, s1
+  subs r8, #1
+  vmov s1, r8
+  beq 2f
+  vmov r4, s2
+  vmov r5, s3
+  vmov r6, s4
+  vmov r7, s5
+  add r0, r4
+  add r1, r5
+  add r2, r6
+  add r3, r7
+  vmov r8, s6
+  add r8, r0
+  vmov s0, r8
+  b 1b
+2:
   pop {r4-r11, pc}
   .size \name, . - \name
 .endm

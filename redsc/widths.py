@@ -217,7 +217,7 @@ def _find_quick_levels(
     settings: nesting.SearchOptions,
 ) -> Nesting:
     """`flash.find_levels`, whose levels keep to max_latency_ms by the estimate that counts the
-    kernels' loops. The search's formula is up to about 2 % off that, so it gets less then."""
+    kernels' loops. The search's formula is a little off that, so it gets less then."""
     most_ms = settings.max_latency_ms
     while True:
         found = flash.find_levels(graph, grouping, goal, settings, options.tables)

@@ -8,7 +8,6 @@ each of them takes.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,10 +62,8 @@ class Call:
                 return _dense_proven(self)
             case "dense":
                 return _dense(self)
-            case "average_pool2d":
-                return _average_pool2d(self)
-            case "max_pool2d":
-                return _max_pool2d(self)
+            case "average_pool2d" | "max_pool2d":
+                return _pool2d(self)
             case "concatenate":
                 pieces = self.positions * self.joined
                 return {"byte": self.positions * self.outputs.count, "piece": pieces, "call": 1}
@@ -378,28 +375,19 @@ def _dense(call: Call) -> Work:
 # --- Pooling -------------------------------------------------------------------------------------
 
 
-def _average_pool2d(call: Call) -> Work:
+def _pool2d(call: Call) -> Work:
     window, channels = _window(call), call.outputs.count
     quads, taps = -(-channels // 4), window.kernel_height * window.kernel_width
-    lines = 1 if window.kernel_width == window.input_width else window.kernel_height
+    is_average = call.kernel == "average_pool2d"
+    in_one = is_average and window.kernel_width == window.input_width
+    # Max pooling takes channels of the last four a second time where they are less.
+    has_rest = channels % 4 > 0 if is_average else channels < 4
     return {
         "tap": call.positions * quads * taps,
-        "line": call.positions * quads * lines,
+        "line": call.positions * quads * (1 if in_one else window.kernel_height),
         "four outputs": call.positions * quads,
         "output": call.positions * channels,
         "pixel": call.positions,
-        "tap of less than four": call.positions * taps * (channels % 4 > 0),
-        "call": 1,
-    }
-
-
-def _max_pool2d(call: Call) -> Work:
-    window, channels = _window(call), call.outputs.count
-    taps = math.prod((window.kernel_height, window.kernel_width))
-    return {
-        "tap": call.positions * channels * taps,
-        "pixel's tap": call.positions * taps,
-        "output": call.positions * channels,
-        "pixel": call.positions,
+        "tap of less than four": call.positions * taps * has_rest,
         "call": 1,
     }

@@ -20,7 +20,7 @@ ADDRESS = 0x21000000
 KERNELS = (
     "conv2d", "conv2d_proven", "conv2d_winograd", "depthwise_conv2d", "depthwise_conv2d_proven",
     "depthwise_conv2d_3x3", "depthwise_conv2d_3x3_stride2", "dense", "dense_proven", "add_proven",
-    "average_pool2d",
+    "max_pool2d", "average_pool2d",
 )  # fmt: skip
 
 
@@ -351,7 +351,7 @@ def add(image: Image) -> Case:
     return Case("add_proven", image.words(level), tensors, size, 0, str(constants))
 
 
-def average_pool2d(image: Image) -> Case:
+def pool2d(image: Image, kernel: str) -> Case:
     random = image.random
     window, strides = random.integers(1, 6, 2).tolist(), random.integers(1, 4, 2).tolist()
     rows, columns = (side(random, 20, *each, 1) for each in zip(window, strides, strict=True))
@@ -360,7 +360,7 @@ def average_pool2d(image: Image) -> Case:
     x = int8(random, rows.length, columns.length, channels)
     size = rows.output * columns.output * channels
     op = image.words(*_window(rows, columns), level)
-    return Case("average_pool2d", op, _inputs(image, x), size, 0, f"{rows} {columns} {channels}")
+    return Case(kernel, op, _inputs(image, x), size, 0, f"{rows} {columns} {channels}")
 
 
 def kinds() -> list[Callable[[Image], Case]]:
@@ -375,5 +375,5 @@ def kinds() -> list[Callable[[Image], Case]]:
         with_(depthwise_conv2d, True, True), with_(depthwise_conv2d, True, True),
         with_(depthwise_conv2d, True, True), with_(depthwise_conv2d, True, True),
         with_(dense, False), with_(dense, True), with_(dense, True), with_(dense, True),
-        add, average_pool2d,
+        add, with_(pool2d, "max_pool2d"), with_(pool2d, "average_pool2d"),
     ]  # fmt: skip

@@ -44,6 +44,7 @@ const Run kKernels[][2] = {
     REDS_CASE(Dense, dense, dense),
     REDS_CASE(Dense, dense_proven, dense),
     REDS_CASE(Add, add_proven, add),
+    REDS_CASE(MaxPool2D, max_pool2d, max_pool2d),
     REDS_CASE(AveragePool2D, average_pool2d, average_pool2d),
 };
 

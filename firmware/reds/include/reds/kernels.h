@@ -51,6 +51,7 @@ void depthwise_conv2d_3x3_stride2(const DepthwiseConv2D&, const DepthwiseConv2D:
 void dense(const Dense&, const Dense::Level&, const Buffers&);
 void dense_proven(const Dense&, const Dense::Level&, const Buffers&);
 void add_proven(const Add&, const Add::Level&, const Buffers&);
+void max_pool2d(const MaxPool2D&, const MaxPool2D::Level&, const Buffers&);
 void average_pool2d(const AveragePool2D&, const AveragePool2D::Level&, const Buffers&);
 
 }  // namespace dsp
@@ -67,11 +68,13 @@ using dsp::depthwise_conv2d;
 using dsp::depthwise_conv2d_3x3;
 using dsp::depthwise_conv2d_3x3_stride2;
 using dsp::depthwise_conv2d_proven;
+using dsp::max_pool2d;
 #else
 using portable::average_pool2d;
 using portable::conv2d;
 using portable::dense;
 using portable::depthwise_conv2d;
+using portable::max_pool2d;
 inline void conv2d_proven(const Conv2D& op, const Conv2D::Level& level, const Buffers& buffers) {
   portable::conv2d(op, level, buffers);
 }
@@ -102,7 +105,6 @@ using portable::add;
 using portable::concatenate;
 using portable::leaky_relu;
 using portable::lookup;
-using portable::max_pool2d;
 using portable::pad;
 using portable::softmax;
 

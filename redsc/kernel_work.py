@@ -119,50 +119,70 @@ def _runs(channels: Channels) -> int:
 
 def _packed_windows(call: Call, products: int) -> Work:
     """What packing takes: four pixels at a time, whose windows lie in the image or are copied
-    first, then all at once or, where the lines of all four may be read in place, line by line."""
+    first, then all at once or, where the lines of all four may be read in place, line by line.
+    Neighbouring pixels of an image are packed in one call for all of a tile."""
     window, channels = _window(call), call.inputs.count
-    line = window.kernel_width * channels
-    is_pixel = (
-        window.kernel_height == window.kernel_width == 1 and window.pad_top == window.pad_left == 0
-    )
-    is_even = (
+    line, lines = window.kernel_width * channels, window.kernel_height
+    is_pixel = lines == window.kernel_width == 1 and window.pad_top == window.pad_left == 0
+    reads_in_place = is_pixel or (window.dilation_width == 1 and (lines == 1 or line % 4 == 0))
+    lines_inside, columns_inside, is_inside = _taps_inside(window)
+    firsts, is_even = _blocks(call, is_pixel)
+    even_blocks = int(is_even.sum())
+    even_calls = len(_starts(call.positions, call.tile[1])) if even_blocks else 0
+    firsts = firsts[~is_even]
+    pixels = np.minimum(firsts[:, None] + np.arange(4), call.positions - 1)
+    all_inside, any_inside = is_inside[pixels].all(axis=1), is_inside[pixels].any(axis=1)
+    is_run = all_inside & (firsts % window.output_width + 3 < window.output_width)
+    is_one_line = window.dilation_height * window.input_width == window.kernel_width
+    by_line = is_run | (any_inside & (not is_one_line))
+    by_line &= reads_in_place and lines > 1
+    alone = np.unique(pixels[~is_run])
+    edges = alone[~is_inside[alone]]
+    inner = np.zeros(0, np.int64) if reads_in_place else np.flatnonzero(is_inside)
+    copied = np.concatenate([edges, inner])
+    if window.dilation_width == 1:
+        copied_lines = lines_inside[copied]
+        copied_words = copied_lines * -(-columns_inside[copied] * channels // 4)
+    else:
+        copied_lines = lines_inside[copied] * columns_inside[copied]
+        copied_words = copied_lines * -(-channels // 4)
+    line_count = int(by_line.sum()) * (lines - 1)
+    whole = products // 4 if reads_in_place else -(-products // 4)
+    has_rest = reads_in_place and products % 4 > 0
+    return {
+        "packed word": (even_blocks + len(firsts)) * whole,
+        "packing": even_calls + len(firsts),
+        "packed line": line_count + even_blocks - even_calls,
+        "packed rest": len(firsts) * has_rest,
+        "window": len(alone),
+        "edge window": len(edges),
+        "edge word": len(edges) * -(-products // 4),
+        "copied line": int(copied_lines.sum()),
+        "copied word": int(copied_words.sum()),
+    }
+
+
+def _blocks(call: Call, is_pixel: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of every block of four its first pixel, and whether it is packed in one call with the others
+    of its tile. A tile's last block takes some pixels for a second time."""
+    window, tile = _window(call), call.tile[1]
+    lie_evenly = (
         is_pixel
         and window.stride_height == window.stride_width == 1
         and window.output_width == window.input_width
+        and call.inputs.count % 4 == 0
+        and call.positions >= 4
     )
-    in_place = window.dilation_width == 1 and (window.kernel_height == 1 or line % 4 == 0)
-    is_one_line = window.dilation_height * window.input_width == window.kernel_width
-    lines, columns, is_inside = _taps_inside(window)
-    edges = ~is_inside
-    copies = edges if in_place or is_pixel else np.ones_like(edges)
-    if window.dilation_width == 1:
-        copied_lines, line_words = lines, -(-columns * channels // 4)
-    else:
-        copied_lines, line_words = lines * columns, np.full_like(columns, -(-channels // 4))
-    if is_pixel:
-        copies = np.zeros_like(edges)
-    firsts = _first_pixels(call)
-    pixels = np.minimum(firsts[:, None] + np.arange(4), call.positions - 1)
-    by_line = (
-        is_inside[pixels].any(axis=1)
-        if in_place and not is_pixel and not is_one_line
-        else np.zeros(len(firsts), np.bool_)
-    )
-    by_line_calls = int(by_line.sum()) * window.kernel_height
-    whole_calls = int((~by_line).sum())
-    even = int((firsts + 4 <= call.positions).sum()) if is_even else 0
-    partial = by_line_calls * (line % 4 > 0) + whole_calls * (products % 4 > 0)
-    return {
-        "packed word": by_line_calls * (line // 4) + whole_calls * (products // 4),
-        "packing": by_line_calls + whole_calls,
-        "packed rest": partial,
-        "even block": even,
-        "window": min(4 * (len(firsts) - even), call.positions),
-        "edge window": int((edges & copies).sum()),
-        "edge word": int((edges & copies).sum()) * -(-products // 4),
-        "copied line": int(copied_lines[copies].sum()),
-        "copied word": int((copied_lines * line_words)[copies].sum()),
-    }
+    firsts, even = [], []
+    for start in _starts(call.positions, tile):
+        end = min(start + tile, call.positions)
+        own = np.arange(start, end, 4)
+        together = np.full(len(own), lie_evenly)
+        if own[-1] + 4 > end:
+            own[-1], together[-1] = max(0, end - 4), False
+        firsts.append(own)
+        even.append(together)
+    return np.concatenate(firsts), np.concatenate(even)
 
 
 def _taps_inside(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,17 +207,6 @@ def _inside(outputs: int, stride: int, pad: int, taps: int, dilation: int, size:
     """Of every output along one side: taps of its window in the image."""
     positions = np.arange(outputs)[:, None] * stride - pad + np.arange(taps) * dilation
     return ((positions >= 0) & (positions < size)).sum(axis=1)
-
-
-def _first_pixels(call: Call) -> np.ndarray:
-    """Of every block of four; a tile's last block takes some pixels for a second time."""
-    firsts = []
-    for start in _starts(call.positions, call.tile[1]):
-        end = min(start + call.tile[1], call.positions)
-        own = np.arange(start, end, 4)
-        own[-1] = max(0, end - 4)
-        firsts.append(own)
-    return np.concatenate(firsts)
 
 
 # --- Conv2D by Winograd: conv2d_winograd.cc, conv2d_winograd_tiles.S -----------------------------

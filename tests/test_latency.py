@@ -100,8 +100,9 @@ def test_loops_of_a_convolution_by_hand():
     assert work["block step"] == 3 * 4 * 18  # pairs of products
     assert work["edge window"] == 12  # all but the 3 in the middle
     # Pixels 0, 4, 8 and 11 begin blocks: the second and third read windows inside.
-    assert work["packing"] == 2 * 3 + 2
-    assert work["packed word"] == 2 * 3 * 3 + 2 * 9
+    assert work["packing"] == 4
+    assert work["packed line"] == 2 * 2  # behind the first one of three
+    assert work["packed word"] == 4 * 9
 
 
 def test_loops_of_winograd_by_hand():

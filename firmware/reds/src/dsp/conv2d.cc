@@ -137,60 +137,88 @@ struct Tile {
   }
 };
 
-// Packs the windows of a tile. Pixels behind the image, which there are in an image of less than
-// four, repeat its last one.
+// Four windows: lines of `bytes`, one or more, from `first` on and `steps` apart.
+struct Rows {
+  const int8_t* first[kPixels];
+  uint32_t steps[kPixels];
+  uint32_t bytes;
+};
+
+// The windows of output pixels from `pixel` on, where they lie in the image or copied to scratch.
+// Pixels behind the image, which there are in an image of less than four, repeat its last one.
+// products: of a window, with what fills up a copied one.
+__attribute__((always_inline)) inline Rows rows_of(Windows& windows, uint32_t pixel, uint32_t pixels,
+                                                   uint32_t products, const Scratch& scratch) {
+  Rows rows = {{}, {}, products};
+  windows.move_to(pixel);
+  const int8_t* window = windows.neighbours(kPixels);
+  if (window != nullptr) {
+    for (uint32_t i = 0; i < kPixels; ++i, window += windows.window_step()) {
+      rows.first[i] = window;
+      rows.steps[i] = windows.line_step();
+      if (windows.are_copied()) {
+        int8_t* const row = scratch.rows + i * scratch.padded;
+        windows.copy(window, row);
+        rows.first[i] = row;
+      }
+    }
+    if (!windows.are_copied()) rows.bytes = windows.line_bytes();
+    return rows;
+  }
+  for (uint32_t i = 0; i < kPixels; ++i) {
+    if (pixel + i >= pixels) {
+      rows.first[i] = rows.first[i - 1];
+      rows.steps[i] = rows.steps[i - 1];
+      continue;
+    }
+    if (windows.is_pixel()) {
+      rows.first[i] = windows.pixel();
+    } else {
+      const Lines lines = windows.lines(scratch.rows + i * scratch.padded);
+      rows.first[i] = lines.first;
+      rows.steps[i] = lines.step;
+      if (lines.step != windows.line_bytes()) rows.bytes = windows.line_bytes();
+    }
+    windows.advance();
+  }
+  return rows;
+}
+
+// Packs the windows of a tile.
 template <int times>
 void pack_tile(Windows& windows, const int8_t* image, const LinearLevel& level, uint32_t products,
                const Tile& tile, uint32_t pixels, const Scratch& scratch) {
   constexpr auto pack = times == 2 ? reds_pack_doubled_pixels : reds_pack_pixels;
   const uint32_t minus_zero_point = negated_pair(level.input_zero_point);
+  const uint32_t packed_words = scratch.padded / 2 * kPixels;  // of a block
+  const uint32_t step = windows.pixel_step();
   uint32_t* packed = scratch.tile;
-  for (uint32_t block = 0; block < tile.blocks; ++block) {
-    const uint32_t first = tile.first_pixel(block);
-    const int8_t* rows[kPixels];
-    const uint32_t step = windows.pixel_step();
-    if (step > 0 && first + kPixels <= pixels) {
-      rows[0] = image + first * step;
-      for (uint32_t i = 1; i < kPixels; ++i) rows[i] = rows[i - 1] + step;
-      if (step % 4 == 0) {  // one block's pixels lie behind the other's: all at once
-        const uint32_t even = tile.back > 0 && block + 1 < tile.blocks ? 1 : 0;
-        const uint32_t blocks = tile.blocks - block - even;
-        const uint32_t steps[kPixels] = {kPixels * step, kPixels * step, kPixels * step,
-                                         kPixels * step};
-        pack(rows, step / 4, minus_zero_point, packed, blocks, steps);
-        packed += blocks * (scratch.padded / 2 * kPixels);
-        block += blocks - 1;
-      } else {
-        pack_pixels<times>(rows, products, minus_zero_point, packed);
-        packed += scratch.padded / 2 * kPixels;
-      }
-      continue;
-    }
-    windows.move_to(first);
-    uint32_t steps[kPixels] = {};
-    uint32_t bytes = products;  // that are packed together
+  uint32_t block = 0;
+  if (step > 0 && step % 4 == 0 && pixels >= kPixels) {
+    // One block's pixels lie behind the other's: all in one call, but a last one that goes back.
+    const uint32_t blocks = tile.blocks - (tile.back > 0 ? 1 : 0);
+    const int8_t* const first = image + tile.start * step;
+    const int8_t* const rows[kPixels] = {first, first + step, first + 2 * step, first + 3 * step};
+    const uint32_t steps[kPixels] = {4 * step, 4 * step, 4 * step, 4 * step};
+    if (blocks > 0) pack(rows, step / 4, minus_zero_point, packed, blocks, steps);
+    packed += blocks * packed_words;
+    block = blocks;
+  }
+  if (windows.are_copied()) {  // to rows of whole words
     for (uint32_t i = 0; i < kPixels; ++i) {
-      if (first + i >= pixels) {
-        rows[i] = rows[i - 1];
-        steps[i] = steps[i - 1];
-        continue;
-      }
-      if (windows.is_pixel()) {
-        rows[i] = windows.pixel();
-      } else {
-        const Lines lines = windows.lines(scratch.rows + i * scratch.padded);
-        rows[i] = lines.first;
-        steps[i] = lines.step;
-        if (lines.step != windows.line_bytes()) bytes = windows.line_bytes();
-      }
-      windows.advance();
+      int8_t* const row = scratch.rows + i * scratch.padded;
+      for (uint32_t j = products; j < scratch.padded; ++j) row[j] = level.input_zero_point;
     }
-    if (bytes == products) {
-      pack_pixels<times>(rows, products, minus_zero_point, packed);
+    products = scratch.padded;
+  }
+  for (; block < tile.blocks; ++block, packed += packed_words) {
+    const Rows rows = rows_of(windows, tile.first_pixel(block), pixels, products, scratch);
+    if (rows.bytes == products) {
+      pack_pixels<times>(rows.first, products, minus_zero_point, packed);
     } else {  // whole words, see Windows
-      pack(rows, bytes / 4, minus_zero_point, packed, products / bytes, steps);
+      pack(rows.first, rows.bytes / 4, minus_zero_point, packed, products / rows.bytes,
+           rows.steps);
     }
-    packed += scratch.padded / 2 * kPixels;
   }
 }
 

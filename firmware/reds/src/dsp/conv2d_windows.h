@@ -88,6 +88,27 @@ class Windows {
   // else 0.
   uint32_t pixel_step() const { return pixel_step_; }
 
+  // Whether every window is copied, none read in place.
+  bool are_copied() const { return !is_pixel_ && !packs_lines_; }
+
+  // The first one of `count` windows side by side that lie in the image as a whole, from the present
+  // pixel on, or null; they are window_step() bytes apart.
+  const int8_t* neighbours(uint32_t count) const {
+    const bool are_inside = inside_y_.has(y_) && x_ >= inside_x_.first &&
+                            x_ + static_cast<int32_t>(count) - 1 <= inside_x_.last;
+    return are_inside ? window() : nullptr;
+  }
+  uint32_t window_step() const {
+    return static_cast<uint32_t>(window_.stride_width) * channels_;
+  }
+  uint32_t line_step() const { return line_step_; }
+
+  // A window in the image to `row`.
+  void copy(const int8_t* from, int8_t* row) const {
+    gather(static_cast<uint32_t>(window_.kernel_height),
+           static_cast<uint32_t>(window_.kernel_width), from, row);
+  }
+
   // Whether a window is one pixel of the image.
   bool is_pixel() const { return is_pixel_; }
   const int8_t* pixel() const {
@@ -116,14 +137,18 @@ class Windows {
       gather_edge(y, x, row);
       return {row, line_bytes_};
     }
-    const int8_t* const from = at(y, x);
+    const int8_t* const from = window();
     if (packs_lines_) return {from, line_step_};
-    gather(static_cast<uint32_t>(window_.kernel_height),
-           static_cast<uint32_t>(window_.kernel_width), from, row);
+    copy(from, row);
     return {row, line_bytes_};
   }
 
  private:
+  const int8_t* window() const {
+    return at(y_ * window_.stride_height - window_.pad_top,
+              x_ * window_.stride_width - window_.pad_left);
+  }
+
   const int8_t* at(int32_t y, int32_t x) const {
     return input_ + (y * window_.input_width + x) * static_cast<int32_t>(channels_);
   }

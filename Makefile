@@ -17,7 +17,7 @@ BUILD ?= build
 OFFLINE := eval "$$($(BIN)/python -m redsc.toolchain)";
 PROJECT = $(MAKE) --no-print-directory -C $(BUILD) PIO=$(abspath $(BIN)/pio)
 
-.PHONY: help install tools demo test test-fast verify-all lint format bench benchmarks emulator native flash monitor clean distclean
+.PHONY: help install tools demo test test-fast verify-all lint format bench benchmarks bench-kernels bench-models emulator native flash monitor clean distclean
 
 help:  ## list what make can do
 	@sed -n 's/^\([a-z -]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 17
@@ -51,7 +51,13 @@ bench: install  ## measure every level of the last compile on the emulator
 	$(BIN)/redsc bench $(BUILD) --emulator
 
 benchmarks: install  ## print how search and compile time grow
-	for script in benchmarks/*.py; do $(BIN)/python "$$script"; done
+	for script in compile search; do $(BIN)/python benchmarks/$$script.py; done
+
+bench-kernels: install  ## print each kernel's cycles at many widths, on the emulator
+	$(BIN)/python benchmarks/kernels.py
+
+bench-models: install  ## print the MLPerf Tiny networks' cycles and memory beside TFLite Micro's
+	$(BIN)/python benchmarks/models.py
 
 emulator native: install  ## run the last compile's sketch on the emulator, or on this computer
 	$(OFFLINE) $(PROJECT) $@

@@ -22,32 +22,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import emulated
+import graphs
 import numpy as np
+import zoo
 from scipy.optimize import nnls
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-import firmware_build
-import graphs
-import zoo
-
-from redsc import (
-    grid,
-    groups,
-    importer,
-    ir,
-    kernels,
-    latency,
-    memory,
-    passes,
-    plan,
-    quantize,
-    resources,
-    runner,
-    tf_network,
-)
-from redsc.kernel_work import Call
-from redsc.plan_structs import Plan
+from redsc import grid, groups, importer, ir, latency, passes, plan, resources
 
 LINES = "lines"
 GENERAL = "general"
@@ -82,22 +63,35 @@ Row = dict[str, Any]
 
 def measure(name: str) -> list[Row]:
     """Every op at every level of a network."""
-    with tempfile.TemporaryDirectory() as text:
-        folder = Path(text)
-        graph, x = network(name, folder)
-        proofs = False if name.endswith(GENERAL) else None
-        device_plan, level_calls = build(graph, x, proofs)
-        program = firmware_build.build(device_plan, "emulator", folder)
-        inputs = np.zeros((1, *graph.input.shape), np.int8)
-        runs = runner.run_emulator(program, device_plan, inputs, profile=True, estimate_cycles=True)
-        return [
+    with tempfile.TemporaryDirectory() as folder:
+        graph, x = network(name, Path(folder))
+    grouping = groups.find_groups(graph)
+    with contextlib.ExitStack() as stack:
+        if name.endswith(GENERAL):
+            stack.enter_context(mock.patch.object(plan, "_is_proven", return_value=False))
+        measured = emulated.measure(graph, grouping, nested_widths(grouping), x)
+    chosen = {step.name: step.kernel for step in measured.plan.steps}
+    rows = []
+    for number, (level, arena, run) in enumerate(
+        zip(measured.network.levels, measured.arenas, measured.runs, strict=True)
+    ):
+        calls = latency.calls(
+            level.graph,
+            measured.network.graph,
+            grouping,
+            level.widths,
+            arena.scratch_bytes,
+            chosen,
+        )
+        rows += [
             {
-                "network": name, "level": level, "op": op, "kernel": call.kernel, "work": call.work,
-                "instructions": run.step_instructions[op], "cycles": run.step_cycles[op],
+                "network": name, "level": number, "op": op, "kernel": call.kernel,
+                "work": call.work, "instructions": run.step_instructions[op],
+                "cycles": run.step_cycles[op],
             }
-            for level, (calls, run) in enumerate(zip(level_calls, runs, strict=True))
             for op, call in calls.items()
         ]  # fmt: skip
+    return rows
 
 
 def network(name: str, folder: Path) -> tuple[ir.Graph, np.ndarray]:
@@ -124,35 +118,6 @@ def lines_network(height: int, width: int) -> ir.Graph:
     net.global_average()
     net.dense(5)
     return net.graph()
-
-
-def build(
-    graph: ir.Graph, x: np.ndarray, proofs: bool | None = None
-) -> tuple[Plan, list[dict[str, Call]]]:
-    """A plan with a level per share, quantised by these raw inputs, and each level's calls.
-
-    proofs: False takes the kernels for any requantisation, whether the short one is proved or not.
-    """
-    grouping = groups.find_groups(graph)
-    levels = []
-    for share, widths in zip(SHARES, nested_widths(grouping), strict=True):
-        narrow = groups.select_units(graph, grouping, groups.prefixes(widths))
-        ranges = tf_network.ranges(narrow, x)
-        levels.append(quantize.FloatLevel(100 * share, widths, narrow, ranges))
-    network = quantize.quantize(graph, grouping, levels)
-    level_graphs = [level.graph for level in network.levels]
-    arenas = memory.plan_levels(level_graphs, kernels.scratch_bytes)
-    with contextlib.ExitStack() as stack:
-        if proofs is not None:
-            stack.enter_context(mock.patch.object(plan, "_is_proven", return_value=proofs))
-        device_plan = plan.build_plan(network, arenas)
-    chosen = {step.name: step.kernel for step in device_plan.steps}
-    return device_plan, [
-        latency.calls(
-            level.graph, network.graph, grouping, level.widths, arena.scratch_bytes, chosen
-        )
-        for level, arena in zip(network.levels, arenas, strict=True)
-    ]
 
 
 def nested_widths(grouping: groups.Grouping) -> list[dict[str, int]]:

@@ -38,13 +38,13 @@ def measure(model: Path, levels: str) -> tuple[float, float, dict[str, float]]:
         return seconds, usage.ru_maxrss / 1e6, json.loads(text)["seconds"]
 
 
-def build_zoo(folder: Path) -> list[Path]:
-    """Two full-size networks with trained-like weights."""
+def build_zoo(folder: Path, *families: str) -> list[Path]:
+    """Full-size networks of tests/zoo.py, with trained-like weights."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import zoo
 
     paths = []
-    for family in ("ds_cnn", "mobilenet_v1"):
+    for family in families:
         paths.append(folder / f"{family}.h5")
         zoo.ZOO[family]("full").save(paths[-1])
     return paths
@@ -53,7 +53,7 @@ def build_zoo(folder: Path) -> list[Path]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = [Path(argument).absolute() for argument in sys.argv[1:]]
-        models = models or build_zoo(Path(folder))
+        models = models or build_zoo(Path(folder), "ds_cnn", "mobilenet_v1")
         runs = [(model, 4) for model in models] + [(models[0], 2), (models[0], 10)]
         print("| network | levels | s | GB |", " | ".join(STAGES), "|")
         print("|---|---|---|---|" + "---|" * len(STAGES))

@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import kernels
+import models
 
 from redsc import groups, ir
 
@@ -36,3 +37,27 @@ def test_both_sides_of_an_op_narrow(case: kernels.Case):
             expected = units - fewer if fewer is not None else round(share * units)
             assert shapes[tensor][-1] == expected
     assert ir.shapes(narrow) == full
+
+
+def test_a_levels_share_of_cycles_over_its_share_of_macs():
+    report = {
+        "model": {"path": "a/b.h5", "macs": 400},
+        "flash": {"weights_bytes": 100, "tables_bytes": 20},
+        "warnings": [],
+        "levels": [
+            {"budget_percent": p, "macs": 4 * p, "arena_bytes": p, "least_arena_bytes": p - 1,
+             "widths": {"conv": p}}
+            for p in (50, 100)
+        ],
+    }  # fmt: skip
+    bench = {
+        "flash_bytes": 150,
+        "levels": [
+            {"instructions": 9, "estimated_cycles": cycles, "estimated_op_cycles": {"conv": cycles}}
+            for cycles in (660, 1000)
+        ],
+    }
+    network = models.network_of("ds_cnn", report, bench)
+    assert network.ratio(network.levels[0]) == pytest.approx(1.32)
+    assert (network.data_bytes, network.code_bytes) == (120, 30)
+    assert models.to_json(network)["levels"][0]["share_ratio"] == pytest.approx(1.32)

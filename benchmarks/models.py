@@ -1,0 +1,241 @@
+"""MLPerf Tiny's four networks, compiled to four levels, beside TensorFlow Lite Micro.
+
+    python benchmarks/models.py [--ops | --json] [--only NAME,…] [NAME=FILE …]
+
+Every network is compiled without data and measured by `redsc bench --emulator`; a second time
+with an arena of at most 0.9 of TensorFlow Lite Micro's. NAME is one of ds_cnn, resnet8,
+mobilenet_v1, autoencoder; its FILE is a trained one. Networks without a file are those of
+tests/zoo.py, of the same shapes with random weights: kernels take the same time whatever the
+weights are, unless they cannot be proved for the short requantisation; widths may differ.
+
+TensorFlow Lite Micro's figures are facts of one measurement (TFLM), not taken again here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compile import ROOT, build_zoo
+
+MOST_OF_ARENA = 0.9
+BARS = {25.0: 1.25, 50.0: 1.10}
+"""What a level's share of the cycles may be of its share of the MACs, by percent of the MACs."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One width. code_bytes: flash without the model, with registrations for int8 alone."""
+
+    cycles: int
+    arena_bytes: int
+    model_bytes: int
+    code_bytes: int
+
+
+TFLM = {
+    "ds_cnn": Rival(9_306_000, 22_820, 53_936, 63_764),
+    "resnet8": Rival(36_799_000, 54_996, 98_496, 61_536),
+    "mobilenet_v1": Rival(29_488_000, 100_708, 333_288, 63_764),
+    "autoencoder": Rival(727_000, 2_580, 276_976, 38_468),
+}
+"""MLPerf Tiny's int8 models under TensorFlow Lite Micro of August 2026 with CMSIS-NN of July 2026,
+GCC 12.2 -O2, on the same emulated board and with the same estimate of cycles."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """cycles are an estimate; op_cycles by layer."""
+
+    percent: float
+    macs: int
+    instructions: int
+    cycles: int
+    op_cycles: Mapping[str, int]
+    arena_bytes: int
+    least_arena_bytes: int
+    widths: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Network:
+    """macs: of the network as given, which the widest level may not reach."""
+
+    name: str
+    file: str
+    macs: int
+    levels: tuple[Level, ...]
+    weights_bytes: int
+    tables_bytes: int
+    code_bytes: int
+    warnings: tuple[str, ...]
+
+    @property
+    def data_bytes(self) -> int:
+        return self.weights_bytes + self.tables_bytes
+
+    def macs_share(self, level: Level) -> float:
+        return level.macs / self.levels[-1].macs
+
+    def cycles_share(self, level: Level) -> float:
+        return level.cycles / self.levels[-1].cycles
+
+    def ratio(self, level: Level) -> float:
+        return self.cycles_share(level) / self.macs_share(level)
+
+
+def measure(name: str, model: Path, max_ram_bytes: int | None = None) -> Network:
+    limit = [] if max_ram_bytes is None else ["--max-ram-bytes", str(max_ram_bytes)]
+    with tempfile.TemporaryDirectory() as folder:
+        build = f"{folder}/build"
+        options = ["--no-verify", "--runtime", "standalone", *limit, "-o", build]
+        report = run("compile", str(model), *options)
+        return network_of(name, report, run("bench", build, "--emulator"))
+
+
+def run(*arguments: str) -> dict[str, Any]:
+    """What a command of redsc prints as JSON."""
+    command = [sys.executable, "-m", "redsc", *arguments, "--json", "-q"]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=False)
+    if finished.returncode:
+        sys.exit(f"{' '.join(command)} failed")
+    return dict(json.loads(finished.stdout))
+
+
+def network_of(name: str, report: Mapping[str, Any], bench: Mapping[str, Any]) -> Network:
+    flash = report["flash"]
+    return Network(
+        name=name,
+        file=Path(report["model"]["path"]).name,
+        macs=report["model"]["macs"],
+        levels=tuple(
+            Level(
+                percent=level["budget_percent"],
+                macs=level["macs"],
+                instructions=counted["instructions"],
+                cycles=counted["estimated_cycles"],
+                op_cycles=counted["estimated_op_cycles"],
+                arena_bytes=level["arena_bytes"],
+                least_arena_bytes=level["least_arena_bytes"],
+                widths=level["widths"],
+            )
+            for level, counted in zip(report["levels"], bench["levels"], strict=True)
+        ),
+        weights_bytes=flash["weights_bytes"],
+        tables_bytes=flash["tables_bytes"],
+        code_bytes=bench["flash_bytes"] - flash["weights_bytes"] - flash["tables_bytes"],
+        warnings=tuple(report["warnings"]),
+    )
+
+
+# --- printing ------------------------------------------------------------------------------------
+
+
+def print_levels(networks: Sequence[Network]) -> None:
+    """Shares are of the widest level; the ratio is the share of cycles over that of MACs."""
+    print("| network | level | MACs | share | estimated cycles | share | ratio | bar |",
+          "arena B | least B |")  # fmt: skip
+    print("|---|" + "---:|" * 9)
+    for network in networks:
+        title = network.name
+        for number, level in enumerate(network.levels):
+            bar = f"{BARS[level.percent]:.2f}" if level.percent in BARS else ""
+            print(f"| {title} | {number} | {level.macs:,} | {network.macs_share(level):.1%} |",
+                  f"{level.cycles:,} | {network.cycles_share(level):.1%} |",
+                  f"{network.ratio(level):.2f} | {bar} | {level.arena_bytes:,} |",
+                  f"{level.least_arena_bytes:,} |")  # fmt: skip
+            title = ""
+
+
+def print_rivals(networks: Sequence[Network]) -> None:
+    """The widest level, and the flash of all levels, over one width of TensorFlow Lite Micro."""
+    print("| network | MACs | estimated cycles | of TFLM's | arena B | of TFLM's |",
+          "weights B | tables B | both, of TFLM's model | code B | of TFLM's |")  # fmt: skip
+    print("|---|" + "---:|" * 10)
+    for network in networks:
+        rival, full, code = TFLM[network.name], network.levels[-1], network.code_bytes
+        print(f"| {network.name} | {full.macs / network.macs:.1%} |",
+              f"{full.cycles:,} | {full.cycles / rival.cycles:.2f} |",
+              f"{full.arena_bytes:,} | {full.arena_bytes / rival.arena_bytes:.2f} |",
+              f"{network.weights_bytes:,} | {network.tables_bytes:,} |",
+              f"{network.data_bytes / rival.model_bytes:.2f} |",
+              f"{code:,} | {code / rival.code_bytes:.2f} |")  # fmt: skip
+
+
+def print_ops(network: Network) -> None:
+    """Estimated cycles of every op at every level."""
+    print(f"\n| {network.name} | {' | '.join(f'level {i}' for i in range(len(network.levels)))} |")
+    print("|---|" + "---:|" * len(network.levels))
+    for op in network.levels[-1].op_cycles:
+        print(f"| {op} |", " | ".join(f"{x.op_cycles[op]:,}" for x in network.levels), "|")
+
+
+def to_json(network: Network) -> dict[str, Any]:
+    rival = TFLM[network.name]
+    return {
+        "name": network.name,
+        "file": network.file,
+        "macs": network.macs,
+        "levels": [
+            {
+                **vars(level),
+                "macs_share": network.macs_share(level),
+                "cycles_share": network.cycles_share(level),
+                "share_ratio": network.ratio(level),
+            }
+            for level in network.levels
+        ],
+        "weights_bytes": network.weights_bytes,
+        "tables_bytes": network.tables_bytes,
+        "code_bytes": network.code_bytes,
+        "warnings": list(network.warnings),
+        "tflm": vars(rival),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*", metavar="NAME=FILE", help="trained networks")
+    parser.add_argument("--only", metavar="NAME,…", default=",".join(TFLM))
+    parser.add_argument("--ops", action="store_true", help="every op's cycles, too")
+    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    files = {name: Path(path) for name, _, path in (text.partition("=") for text in options.files)}
+    for name in (*names, *files):
+        if name not in TFLM:
+            parser.error(f"{name!r} is not one of {', '.join(TFLM)}")
+    free: list[Network] = []
+    limited: list[Network] = []
+    with tempfile.TemporaryDirectory() as folder:
+        missing = [name for name in names if name not in files]
+        files.update(zip(missing, build_zoo(Path(folder), *missing), strict=True))
+        for name in names:
+            model = files[name].absolute()
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            free.append(measure(name, model))
+            most = int(MOST_OF_ARENA * TFLM[name].arena_bytes)
+            limited.append(measure(name, model, most))
+    if options.json:
+        print(json.dumps({"free": [*map(to_json, free)], "limited": [*map(to_json, limited)]},
+                         indent=2))  # fmt: skip
+        return
+    limit = f"arena at most {MOST_OF_ARENA:.0%} of TensorFlow Lite Micro's"
+    for title, networks in (("no limit of memory", free), (limit, limited)):
+        print(f"\n{title[0].upper()}{title[1:]}:\n")
+        print_levels(networks)
+        print()
+        print_rivals(networks)
+        for network in networks if options.ops else ():
+            print_ops(network)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,7 @@
 Every op of networks of tests/zoo.py is measured at four random nested widths, and what each loop of
 a kernel takes is fitted to those in FITTED. Errors are printed for both lists,
 networks of the second are unknown to the fit. --rows keeps the measurements, so that a second run
-measures only what is missing. --write replaces redsc/targets/nano33ble.json.
+measures only what is missing. --write replaces the table in redsc/targets/nano33ble.json.
 
 Cycles are themselves an estimate, from every executed instruction (firmware/m4cost).
 """
@@ -187,7 +187,7 @@ def print_errors(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=Path, help="file of measurements, read and added to")
-    parser.add_argument("--write", action="store_true", help=f"replace {TABLE.name}")
+    parser.add_argument("--write", action="store_true", help=f"replace the table in {TABLE.name}")
     options = parser.parse_args()
     rows: list[Row] = []
     if options.rows is not None and options.rows.exists():
@@ -203,7 +203,8 @@ def main() -> None:
                 stream.writelines(json.dumps(row) + "\n" for row in more)
     table = fit([row for row in rows if row["network"] in FITTED])
     if options.write:
-        TABLE.write_text(json.dumps({"hz": HZ, "kernels": table}, indent=2) + "\n")
+        known = json.loads(TABLE.read_text())
+        TABLE.write_text(json.dumps({**known, "hz": HZ, "kernels": table}, indent=2) + "\n")
     print("| kernel | measured | cycles per instruction | cycles per |")
     print("|---|---:|---:|---|")
     for kernel, entry in table.items():

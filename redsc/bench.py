@@ -1,4 +1,4 @@
-"""Measures an existing build on the emulated Cortex-M4: instructions and estimated cycles."""
+"""Measures an existing build on the emulated core: instructions and estimated cycles."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from redsc import boards, latency, report, runner, tflite, toolchain, verify
+from redsc import boards, report, runner, tflite, toolchain, verify
 from redsc.errors import ToolchainError
 from redsc.progress import Progress
 
 log = logging.getLogger("redsc")
-
-BOARD = "nano33ble"
 
 
 def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
@@ -27,6 +25,8 @@ def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
     """
     result = report.read(directory)
     toolchain.require(*verify.EMULATOR_TOOLS)
+    emulated = boards.emulated(directory)
+    machine = emulated.machine
     tflites = verify.read_levels(directory)
     report.check_levels(directory, result, len(tflites))
     interface = tflite.interface(tflites)
@@ -38,16 +38,17 @@ def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
         progress.stage("run on the emulator")
         try:
             runs = runner.run_emulator(
-                program, interface, inputs, profile=True, estimate_cycles=True
+                program, interface, inputs, profile=True, estimate_cycles=True, machine=machine
             )
         except ToolchainError as error:
-            runs = runner.run_emulator(program, interface, inputs, profile=True)
+            runs = runner.run_emulator(program, interface, inputs, profile=True, machine=machine)
             log.warning("cycles are not estimated: %s", error)
     return {
         "model": result["model"]["path"],
-        "target": "QEMU mps2-an386, Cortex-M4F",
+        "target": f"QEMU {machine.name}, {machine.core}",
         "flash_bytes": firmware.flash_bytes,
         "static_ram_bytes": firmware.ram_bytes,
+        "limits": {"flash_bytes": emulated.flash_bytes, "ram_bytes": emulated.ram_bytes},
         "levels": [
             {
                 "level": number,
@@ -57,7 +58,7 @@ def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
                 "switch_instructions": run.switch_instructions,
                 "ops": dict(run.step_instructions),
                 "estimated_cycles": run.cycles,
-                "predicted_cycles": _predicted_cycles(level),
+                "predicted_cycles": _predicted_cycles(level, emulated.hz),
                 "estimated_switch_cycles": run.switch_cycles,
                 "estimated_op_cycles": dict(run.step_cycles),
             }
@@ -66,10 +67,10 @@ def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _predicted_cycles(level: Mapping[str, Any]) -> int | None:
-    """What `redsc compile` estimated; None of a report from before it did."""
+def _predicted_cycles(level: Mapping[str, Any], hz: int) -> int | None:
+    """What `redsc compile` estimated; None where it did not."""
     predicted_ms = level.get("estimated_latency_ms")
-    return None if predicted_ms is None else round(predicted_ms * latency.target(BOARD).hz / 1000)
+    return None if predicted_ms is None else round(predicted_ms * hz / 1000)
 
 
 def print_table(result: Mapping[str, Any]) -> None:
@@ -95,10 +96,9 @@ def print_table(result: Mapping[str, Any]) -> None:
     for op in levels[-1][key]:
         table.add_row(f"{op}, {unit}", *(f"{level[key][op]:,}" for level in levels))
     console.print(table)
-    board = boards.BOARDS[BOARD]
-    mark = "measured, without the Arduino core"
+    limits, mark = result["limits"], "measured, without the Arduino core"
     for name, used, total in (
-        ("Flash", result["flash_bytes"], board.flash_bytes),
-        ("RAM", result["static_ram_bytes"], board.ram_bytes),
+        ("Flash", result["flash_bytes"], limits["flash_bytes"]),
+        ("RAM", result["static_ram_bytes"], limits["ram_bytes"]),
     ):
         console.print(report.bar(name, used, total, mark), markup=False, soft_wrap=True)

@@ -240,7 +240,11 @@ def analyze(model: Path, as_json: bool) -> None:
     help="Namespace and header of the network in C++; two networks in one firmware need two.  "
     "[default: model]",
 )
-@click.option("--board", metavar="nano33ble", help="Target board.  [default: nano33ble]")
+@click.option(
+    "--target",
+    metavar="NAME|FILE.json",
+    help="Board or core, of those that `redsc targets` lists, or your own.  [default: nano33ble]",
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -301,7 +305,7 @@ def verify(directory: Path, as_json: bool) -> None:
 
 @cli.command()
 @DIRECTORY
-@click.option("--emulator", is_flag=True, help="Count instructions on the emulated Cortex-M4.")
+@click.option("--emulator", is_flag=True, help="Count instructions on the emulated core.")
 @click.option(
     "--port",
     metavar="P|auto",
@@ -409,6 +413,18 @@ def report(directory: Path, classes: bool, as_json: bool) -> None:
         report.print_classes(directory, result)
     else:
         report.print_tables(result)
+
+
+@cli.command()
+@JSON
+def targets(as_json: bool) -> None:
+    """List the boards and cores that `compile --target` knows."""
+    from redsc import boards
+
+    if as_json:
+        _print_json(boards.listing())
+    else:
+        boards.print_listing()
 
 
 @cli.command()

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from redsc import datasets, emit
-from redsc.boards import BOARDS
+from redsc import boards, datasets, emit, latency
 from redsc.cost import TABLES, Tables
 from redsc.data import BATCH_SIZE
 from redsc.distribution import STRATEGIES
@@ -77,7 +76,7 @@ class CompileOptions:
     strategy: str = "one-device"
     seed: int = 0
     runtime: str = "tflm"
-    board: str = "nano33ble"
+    target: str = "nano33ble"
     name: str = "model"
     verify: bool = True
     strict: bool = False
@@ -205,6 +204,9 @@ def _convert(path: Path, key: str, value: Any) -> Any:
         case "data":
             if isinstance(value, str):
                 return _beside(path.parent, value)
+        case "target":
+            if isinstance(value, str):
+                return str(path.parent / value) if value.endswith(".json") else value
         case _ if kind.removesuffix(" | None") not in _KINDS and isinstance(value, str):
             return value
         case _ if kind.startswith("bool") and isinstance(value, bool):
@@ -262,11 +264,17 @@ def _check(options: CompileOptions) -> None:
         ("order", ORDERS),
         ("strategy", STRATEGIES),
         ("runtime", RUNTIMES),
-        ("board", tuple(BOARDS)),
     ):
         value = getattr(options, name)
         if value is not None and value not in allowed:
             raise UsageError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+    boards.board(options.target)
+    timed = options.max_latency_ms is not None or "latency" in options.budget
+    if timed and latency.target(options.target) is None:
+        raise UsageError(
+            f"budget: how long kernels take on {options.target} was not measured, so latency "
+            "cannot limit levels; choose macs, ram or flash"
+        )
     if options.importance in GRADIENT_METHODS and options.data is None:
         raise UsageError(
             f"importance: {options.importance!r} needs gradients of training data; give --data, or "

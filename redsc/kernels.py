@@ -42,6 +42,13 @@ GENERIC: dict[type[ir.Op], str] = {
 }
 """Kernels that run every op of their kind."""
 
+PORTABLE: dict[type[ir.Op], str] = {
+    ir.Conv2D: "conv2d", ir.DepthwiseConv2D: "depthwise_conv2d", ir.Dense: "dense", ir.Add: "add",
+    **GENERIC,
+}  # fmt: skip
+"""Kernels that run every op of their kind on every core, in namespace `portable`; they need no
+working memory."""
+
 
 def choose(
     op: ir.Op,
@@ -50,6 +57,8 @@ def choose(
     channels: int = 4,
     is_plain: bool = True,
     has_winograd: bool = False,
+    *,
+    dsp: bool = True,
 ) -> str:
     """Kernel of an op, as the name of a function in namespace `reds`.
 
@@ -57,8 +66,10 @@ def choose(
     narrowest level. proven: requantisation in four instructions is exact (see `is_proven`).
     is_plain: channels read and written are each one run of the store's, or one repeated.
     has_winograd: that algorithm has the room it needs at every level, and is exact (see
-    `winograd.tiling` and `is_winograd_exact`).
+    `winograd.tiling` and `is_winograd_exact`). dsp: the core has DSP kernels.
     """
+    if not dsp:
+        return f"portable::{PORTABLE[type(op)]}"
     match op:
         case ir.Conv2D():
             if proven and has_winograd and channels >= 2 and winograd.suits(op, output):

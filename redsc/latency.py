@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import nnls
 
-from redsc import geometry, groups, ir, kernels, resources, winograd
+from redsc import boards, geometry, groups, ir, kernels, winograd
 from redsc.groups import Grouping, Widths
 from redsc.kernel_work import Call
 from redsc.plan_structs import Channels, Run
@@ -113,9 +112,11 @@ def _widths(most: int, step: int) -> list[int]:
 
 
 @functools.cache
-def target(name: str) -> Target:
-    """A target that redsc knows: its file in redsc/targets."""
-    data = json.loads((resources.targets_dir() / f"{name}.json").read_text(encoding="utf-8"))
+def target(name: str) -> Target | None:
+    """That of a target's file (redsc.boards); None where nothing was measured for it."""
+    data = boards.read(name)
+    if "kernels" not in data or not data.get("dsp"):  # DSP kernels' loops are counted
+        return None
     return Target(data["hz"], {key: value["cycles"] for key, value in data["kernels"].items()})
 
 

@@ -27,7 +27,6 @@ from redsc import (
 )
 from redsc.config import CompileOptions
 from redsc.importance import Ranking
-from redsc.kernel_work import Call
 from redsc.memory import ArenaPlan
 from redsc.plan import Plan
 from redsc.quantized import QuantizedLevel, QuantizedNetwork
@@ -82,16 +81,19 @@ def level_costs(
     full: ir.Graph,
     arenas: Sequence[ArenaPlan],
     plan: Plan,
-    target: latency.Target,
+    target: latency.Target | None,
 ) -> list[dict[str, Any]]:
     """What is known of each level before anything runs: the report's first keys."""
     full_macs = cost.macs(full)
     chosen = {step.name: step.kernel for step in plan.steps}
 
-    def calls(level: QuantizedLevel, arena: ArenaPlan) -> dict[str, Call]:
-        return latency.calls(
+    def latency_ms(level: QuantizedLevel, arena: ArenaPlan) -> float | None:
+        if target is None:
+            return None
+        calls = latency.calls(
             level.graph, network.graph, network.grouping, level.widths, arena.scratch_bytes, chosen
         )
+        return latency.milliseconds(calls, target)
 
     return [
         {
@@ -104,7 +106,7 @@ def level_costs(
             "peak_activation_bytes": cost.peak_activation_bytes(level.graph),
             "arena_bytes": arena.size_bytes,
             "least_arena_bytes": arena.least_bytes,
-            "estimated_latency_ms": latency.milliseconds(calls(level, arena), target),
+            "estimated_latency_ms": latency_ms(level, arena),
         }
         for number, (level, arena) in enumerate(zip(network.levels, arenas, strict=True))
     ]

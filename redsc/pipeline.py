@@ -140,10 +140,11 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     tflites = [tflite.write(level) for level in network.levels]
 
     progress.stage("plan memory")
-    board = boards.BOARDS[options.board]
+    board = boards.board(options.target)
     limit = board.most_arena_bytes(options.max_ram_bytes)
-    arenas = memory.plan_levels(level_graphs, kernels.scratch_bytes, limit)
-    device_plan = plan.build_plan(network, arenas)
+    scratch = kernels.scratch_bytes if board.dsp else None
+    arenas = memory.plan_levels(level_graphs, scratch, limit)
+    device_plan = plan.build_plan(network, arenas, dsp=board.dsp)
     for step in device_plan.steps:
         log.info("%s runs %s", step.name, step.kernel)
     data_bytes = device_plan.data_bytes
@@ -153,7 +154,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     usage = _usage(board, device_plan, tflm_model)
     boards.check_fits(board, data_bytes, arena_bytes, usage)
 
-    target = latency.target(options.board)
+    target = latency.target(options.target)
     levels = measure.level_costs(network, graph, arenas, device_plan, target)
     with (
         output.transaction(options.output) as staging,

@@ -62,16 +62,17 @@ class _Tables:
         return Symbol(f"&{name}")
 
 
-def build_plan(network: QuantizedNetwork, arenas: Sequence[ArenaPlan]) -> Plan:
-    """Plan of a quantised network; `arenas` has one memory plan per level, in the same order."""
-    return _Builder(network, arenas).build()
+def build_plan(network: QuantizedNetwork, arenas: Sequence[ArenaPlan], *, dsp: bool = True) -> Plan:
+    """Plan of a quantised network; `arenas` has one memory plan per level, in the same order. dsp:
+    for a core with DSP kernels, whose scratch the arenas then have."""
+    return _Builder(network, arenas, dsp).build()
 
 
 class _Builder:
     """Holds what every op's translation needs: the network, its axes and the shared tables."""
 
-    def __init__(self, network: QuantizedNetwork, arenas: Sequence[ArenaPlan]) -> None:
-        self.network, self.arenas = network, arenas
+    def __init__(self, network: QuantizedNetwork, arenas: Sequence[ArenaPlan], dsp: bool) -> None:
+        self.network, self.arenas, self.dsp = network, arenas, dsp
         self.shapes = ir.shapes(network.graph)
         self.level_shapes = [ir.shapes(level.graph) for level in network.levels]
         self.indices = [
@@ -151,7 +152,13 @@ class _Builder:
         least = self.level_shapes[0][op.name][-1]
         is_plain = not isinstance(op, ir.Dense) or self.is_plain(op)  # others do not ask
         return kernels.choose(
-            op, self.shapes[op.name], self.is_proven(op), least, is_plain, self.has_winograd(op)
+            op,
+            self.shapes[op.name],
+            self.is_proven(op),
+            least,
+            is_plain,
+            self.dsp and self.has_winograd(op),
+            dsp=self.dsp,
         )
 
     def has_winograd(self, op: ir.Op) -> bool:

@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 
 import redsc
-from redsc import emit, ir, plots, report, resources
+from redsc import boards, emit, ir, plots, report, resources
 from redsc.config import CompileOptions
 from redsc.plan import Plan
 from redsc.tflm import TflmModel
@@ -28,8 +28,8 @@ TEMPLATES = {
     "README.md.jinja": "README.md",
     "main.cpp.jinja": "src/main.cpp",
 }
-COPIED = {"reds": "lib/reds", "platforms": "platforms", "tools": "tools"}
-"""Folders of firmware/ and where they go."""
+COPIED = {"reds": "lib/reds", "platforms": "platforms"}
+"""Folders of firmware/ and where they go; for a board also tools/, which flashes it."""
 
 
 def write(
@@ -52,9 +52,14 @@ def write(
         target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
-    for source, target_name in COPIED.items():
+    board = boards.board(options.target)
+    tools = {} if board.environment is None else {"tools": "tools"}
+    for source, target_name in {**COPIED, **tools}.items():
         ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
         shutil.copytree(resources.firmware_dir() / source, directory / target_name, ignore=ignored)
+    emulated = directory / boards.EMULATED
+    emulated.parent.mkdir(exist_ok=True)
+    emulated.write_text(report.to_json(board.platformio), encoding="utf-8")
     (directory / "levels").mkdir()
     for number, data in enumerate(tflites):
         (directory / "levels" / f"level_{number}.tflite").write_bytes(data)
@@ -71,13 +76,15 @@ def _render(
         keep_trailing_newline=True,
         autoescape=False,
     )
-    shapes = ir.shapes(graph)
+    shapes, board = ir.shapes(graph), boards.board(options.target)
     context = {
         "project": re.sub(r"[^A-Za-z0-9_.-]", "_", options.model.stem) or "model",
         "redsc_version": redsc.__version__,
         "model_file": re.sub(r"[^A-Za-z0-9_. -]", "_", options.model.name),
         "name": options.name,
         "tflm": options.runtime == "tflm",
+        "core": board.machine.core,
+        "environment": board.environment,
         "levels": levels,
         "input_rescale": _per_channel(graph.input.rescale, graph.input),
         "input_offset": _per_channel(graph.input.offset, graph.input),

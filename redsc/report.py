@@ -122,7 +122,7 @@ def rows(report: Json) -> list[tuple[str, ...]]:
     ]
     if report["classifier"]:
         table.insert(-5, row("same argmax", of("fidelity", "argmax_agreement"), _share))
-    if all("estimated_latency_ms" in level for level in levels):  # earlier reports have none
+    if all(level.get("estimated_latency_ms") is not None for level in levels):
         table.insert(-3, row("latency, estimate, ms", of("estimated_latency_ms"), _milliseconds))
     least = [level.get("least_arena_bytes") for level in levels]  # earlier reports have none
     if None not in least and least != of("arena_bytes"):

@@ -17,6 +17,7 @@ import numpy as np
 
 from redsc import cycles, serial_records, toolchain
 from redsc.errors import ToolchainError
+from redsc.machines import CORTEX_M4, Machine
 from redsc.plan_structs import Plan
 from redsc.serial_records import Record
 from redsc.tflite import Interface
@@ -24,16 +25,8 @@ from redsc.tflite import Interface
 _MAGIC = 0x53444552
 _TRACE, _PROFILE = 1, 2
 _REQUEST, _RESPONSE, _MARKS = "request.bin", "reds_outputs.bin", "marks.txt"
-_REQUEST_ADDRESS = 0x21000000
-_REQUEST_LIMIT_BYTES = 16 << 20  # the emulated board's second memory
 HOST_TIMEOUT_SECONDS = 120.0
 EMULATOR_TIMEOUT_SECONDS = 600.0
-
-# One instruction each 128 ns of emulated time, so that the board's timer counts instructions.
-QEMU = (
-    "qemu-system-arm", "-M", "mps2-an386", "-display", "none", "-monitor", "none",
-    "-serial", "stdio", "-semihosting-config", "enable=on,target=native", "-icount", "shift=7",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,23 +73,26 @@ def run_emulator(
     trace: bool = False,
     profile: bool = False,
     estimate_cycles: bool = False,
+    machine: Machine = CORTEX_M4,
     timeout_seconds: float = EMULATOR_TIMEOUT_SECONDS,
 ) -> tuple[LevelRun, ...]:
-    """Every level's results for int8 `inputs` on QEMU's Cortex-M4, with instruction counts.
+    """Every level's results for int8 `inputs` on a machine of QEMU's, with instruction counts.
 
     Raises ToolchainError as run_host does, and when QEMU is not installed; with estimate_cycles
-    also when QEMU's plugin cannot be made or taken.
+    also when QEMU's plugin cannot be made or taken, or the machine is no Cortex-M4.
     """
-    toolchain.require(QEMU[0])
+    toolchain.require(machine.qemu[0])
     request = _request(plan, inputs, (_TRACE if trace else 0) | (_PROFILE if profile else 0))
-    if len(request) > _REQUEST_LIMIT_BYTES:
+    if len(request) > machine.requests.size_bytes:
         raise ToolchainError(
             f"{len(inputs)} samples need {len(request)} bytes, the emulated board takes "
-            f"{_REQUEST_LIMIT_BYTES}; run fewer at once"
+            f"{machine.requests.size_bytes}; run fewer at once"
         )
-    loader = f"loader,file={_REQUEST},addr={_REQUEST_ADDRESS:#x},force-raw=on"
-    command = [*QEMU, "-kernel", str(program.absolute()), "-device", loader]
+    loader = f"loader,file={_REQUEST},addr={machine.requests.origin:#x},force-raw=on"
+    command = [*machine.qemu, "-kernel", str(program.absolute()), "-device", loader]
     if estimate_cycles:
+        if machine != CORTEX_M4:
+            raise ToolchainError(f"cycles of a {machine.core} are not known")
         command += cycles.arguments(program, Path(_MARKS))
     return _run(command, request, timeout_seconds, plan, len(inputs), trace, counted=True)
 

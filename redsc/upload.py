@@ -23,7 +23,9 @@ def run(directory: Path, options: Sequence[str]) -> int:
         raise UsageError(f"{directory}: is no build; give the directory redsc compile wrote")
     script = directory / SCRIPT
     if not script.is_file():
-        raise UsageError(f"{directory}: has no {SCRIPT}; compile again")
+        raise UsageError(
+            f"{directory}: has no {SCRIPT}; compile again, for a board: --target nano33ble"
+        )
     toolchain.require_platformio()
     pio = shlex.join([sys.executable, "-m", "platformio"])
     return subprocess.call([sys.executable, str(script), "--pio", pio, *options])

@@ -1,6 +1,6 @@
 """The bit-exact ladder: one level, three implementations, every byte equal.
 
-    level_K.tflite in the TFLite Micro interpreter = host kernels = emulated Cortex-M4
+    level_K.tflite in the TFLite Micro interpreter = host kernels = emulated core
 
 Every intermediate tensor is compared, so a difference is named by level and first differing
 layer. A rung whose tool is not installed is null, with a warning; a difference is an error.
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from redsc import oracle, output, runner, tflite, toolchain
+from redsc import boards, oracle, output, runner, tflite, toolchain
 from redsc.errors import UsageError, VerificationError
 from redsc.progress import Progress
 
@@ -28,8 +28,8 @@ TFLM, HOST, EMULATOR, EMULATOR_TFLM = "tflm", "host", "emulator", "emulator_tflm
 RUNG_NAMES = {
     TFLM: "the TFLite Micro interpreter",
     HOST: "the host's kernels",
-    EMULATOR: "the emulated Cortex-M4",
-    EMULATOR_TFLM: "the emulated Cortex-M4 under TFLite Micro",
+    EMULATOR: "the emulated core",
+    EMULATOR_TFLM: "the emulated core under TFLite Micro",
 }
 EMULATOR_TOOLS = ("arm-none-eabi-g++", "qemu-system-arm")
 
@@ -108,14 +108,15 @@ def climb(
     if missing:
         warnings.append(f"{' and '.join(missing)} not installed: the emulator was not run")
     else:
+        machine, few = boards.emulated(project).machine, inputs[:EMULATOR_INPUTS]
         program = toolchain.build(project, "verify_emulator", workspace).program
-        counts = runner.run_emulator(program, interface, inputs[:EMULATOR_INPUTS], trace=True)
+        counts = runner.run_emulator(program, interface, few, trace=True, machine=machine)
         rungs[EMULATOR] = [run.tensors for run in counts if run is not None]
         compare(rungs, HOST if HOST in rungs else TFLM, EMULATOR)
         if with_tflm:
             progress.stage("verify on the emulator under TFLite Micro")
             program = toolchain.build(project, "verify_emulator_tflm", workspace).program
-            runs = runner.run_emulator(program, interface, inputs[:EMULATOR_INPUTS], trace=True)
+            runs = runner.run_emulator(program, interface, few, trace=True, machine=machine)
             rungs[EMULATOR_TFLM] = [run.tensors for run in runs]
             compare(rungs, EMULATOR, EMULATOR_TFLM)
     verdict = {name: True if name in rungs and len(rungs) > 1 else None for name in RUNG_NAMES}

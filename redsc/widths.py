@@ -188,14 +188,14 @@ def _search(
         settings = nesting.SearchOptions(
             percents=percents,
             budget=options.budget,
-            target=options.board,
+            target=options.target,
             max_macs=options.max_macs,
             max_latency_ms=options.max_latency_ms,
             max_ram_bytes=options.max_ram_bytes,
             max_flash_bytes=options.max_flash_bytes,
             channel_step=options.channel_step,
             min_width=options.min_width,
-            scratch=kernels.scratch_bytes,
+            scratch=kernels.scratch_bytes if boards.board(options.target).dsp else None,
             order=options.order,
         )
         try:
@@ -239,9 +239,10 @@ def _slowest_ms(
     graphs = [
         groups.select_units(store, own, groups.prefixes(level.widths)) for level in found.levels
     ]
-    limit = boards.BOARDS[options.board].most_arena_bytes(options.max_ram_bytes)
+    limit = boards.board(options.target).most_arena_bytes(options.max_ram_bytes)
     arenas = memory.plan_levels(graphs, kernels.scratch_bytes, limit)
-    target = latency.target(options.board)
+    target = latency.target(options.target)
+    assert target is not None  # config checked it
     return max(
         latency.milliseconds(
             latency.calls(narrow, store, own, level.widths, arena.scratch_bytes), target

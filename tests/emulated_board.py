@@ -18,13 +18,13 @@ from pathlib import Path
 
 from fake_board import UnpluggedError, _write_all
 
-from redsc import runner
+from redsc.machines import CORTEX_M4
 
 
 @contextmanager
 def emulator(program: Path) -> Iterator[int]:
     """A descriptor of the UART of an emulated board that runs `program` for ever."""
-    command = [part for part in runner.QEMU if part not in ("-serial", "stdio")]
+    command = [part for part in CORTEX_M4.qemu if part not in ("-serial", "stdio")]
     command[command.index("enable=on,target=native")] += ",arg=serve"
     process = subprocess.Popen(
         [*command, "-serial", "pty", "-kernel", str(program)],

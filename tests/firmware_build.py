@@ -15,25 +15,25 @@ from pathlib import Path
 
 import pytest
 
-from redsc import emit, resources
+from redsc import boards, emit, resources
 from redsc.plan_structs import Plan
 
 REDS = resources.firmware_dir() / "reds"
 CXX_FLAGS = ("-std=gnu++14", "-fno-exceptions", "-fno-rtti")
 COMMON_FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-fdata-sections")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
-CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
-EMULATOR_FLAGS = (*CORTEX_M4, "-DREDS_BOARD_EMULATOR")
+NANO = boards.board("nano33ble")
 LINK_FLAGS = (
     "-nostartfiles", "-Wl,--gc-sections", "--specs=nano.specs",
-    "-T", str(REDS / "src/boards/emulator/mps2_an386.ld"),
+    "-T", str(REDS / "src/boards/emulator/emulator.ld"),
 )  # fmt: skip
 
 TARGETS: Mapping[str, tuple[str, ...]] = {
     "host": ("-DREDS_BOARD_HOST", *SANITIZERS),
-    "emulator": EMULATOR_FLAGS,
-    "emulator_portable": (*EMULATOR_FLAGS, "-DREDS_PORTABLE_KERNELS"),
+    "emulator": NANO.compiler_flags,
+    "emulator_portable": (*NANO.compiler_flags, "-DREDS_PORTABLE_KERNELS"),
 }
+"""Beside these, every name of boards.NAMES is a target."""
 
 needs_host = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 needs_emulator = pytest.mark.skipif(
@@ -50,9 +50,17 @@ def run(command: Sequence[str]) -> str:
 
 def compiler(target: str, language: str = "c++") -> list[str]:
     prefix = "" if target == "host" else "arm-none-eabi-"
+    flags = TARGETS.get(target) or boards.board(target).compiler_flags
     if language == "c":
-        return [f"{prefix}gcc", "-std=gnu11", *COMMON_FLAGS, *TARGETS[target]]
-    return [f"{prefix}g++", *CXX_FLAGS, *COMMON_FLAGS, *TARGETS[target]]
+        return [f"{prefix}gcc", "-std=gnu11", *COMMON_FLAGS, *flags]
+    return [f"{prefix}g++", *CXX_FLAGS, *COMMON_FLAGS, *flags]
+
+
+def linker_flags(target: str) -> tuple[str, ...]:
+    if target == "host":
+        return ()
+    board = NANO if target in TARGETS else boards.board(target)
+    return (*LINK_FLAGS, *board.linker_flags)
 
 
 @functools.cache
@@ -87,7 +95,7 @@ def link(sources: Sequence[Path], includes: Sequence[Path], target: str, program
         *(f"-I{path}" for path in (REDS / "include", *includes)),
         *map(str, sources),
         *library(target),
-        *(() if target == "host" else LINK_FLAGS),
+        *linker_flags(target),
         "-o",
         str(program),
     ])  # fmt: skip

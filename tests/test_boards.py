@@ -9,7 +9,7 @@ import pytest
 from redsc import boards
 from redsc.errors import InfeasibleError
 
-NANO = boards.BOARDS["nano33ble"]
+NANO = boards.board("nano33ble")
 
 
 def test_an_estimate_has_the_cores_share() -> None:

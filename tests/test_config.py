@@ -118,7 +118,7 @@ def test_data_in_the_file_is_relative_to_it_but_a_module_is_not(
         ("seed = -1", "seed: -1"),
         ("max_ram_bytes = 0", "max-ram-bytes: 0"),
         ("budget = 'time'", "budget: 'time' is not one of macs, ram, flash, latency"),
-        ("board = 'uno'", "nano33ble"),
+        ("target = 'uno'", "nano33ble"),
         ("runtime = 'tf'", "standalone"),
         ("importance = 'best'", "importance: 'best' is not one of taylor, first-order, fisher"),
         ("importance = 'fisher'", "importance: 'fisher' needs gradients of training data; give"),

@@ -10,6 +10,7 @@ import pytest
 
 from redsc import cycles, resources, runner, verify
 from redsc.errors import ToolchainError
+from redsc.machines import CORTEX_M4
 from tests import firmware_build, graphs
 from tests.test_firmware import plan_of, random_network, samples
 
@@ -115,7 +116,7 @@ def test_every_instruction_takes_what_the_manual_says(tmp_path: Path) -> None:
     symbols = subprocess.check_output(["arm-none-eabi-nm", "program.elf"], cwd=tmp_path, text=True)
     mark = next(line.split()[0] for line in symbols.splitlines() if line.endswith(" mark"))
     subprocess.run(
-        [*runner.QEMU, "-kernel", "program.elf",
+        [*CORTEX_M4.qemu, "-kernel", "program.elf",
          "-plugin", f"{cycles.plugin()},mark=0x{mark},out=marks.txt"],
         cwd=tmp_path, check=True, timeout=60, stdin=subprocess.DEVNULL,
     )  # fmt: skip

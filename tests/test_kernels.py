@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from redsc import runner
+from redsc.machines import CORTEX_M4
 from tests import firmware_build, kernel_cases
 from tests.firmware_build import needs_emulator
 
@@ -31,7 +31,7 @@ def check(program: Path, folder: Path, rounds: int, seed: int) -> Counter[str]:
     (folder / "cases.bin").write_bytes(image)
     finished = subprocess.run(
         [
-            *runner.QEMU, "-kernel", str(program), "-device",
+            *CORTEX_M4.qemu, "-kernel", str(program), "-device",
             f"loader,file=cases.bin,addr={kernel_cases.ADDRESS:#x},force-raw=on",
         ],
         cwd=folder, capture_output=True, text=True, timeout=600, check=False,

@@ -20,6 +20,7 @@ from test_firmware import NETWORKS, check_runs, expected, plan_of, random_networ
 
 from redsc import project, runner, tflite, tflm, toolchain
 from redsc.config import CompileOptions
+from redsc.machines import CORTEX_M4
 from redsc.plan_structs import Plan
 from redsc.quantized import QuantizedNetwork
 
@@ -62,7 +63,7 @@ def emit(
 
 def run_program(program: Path) -> str:
     """What a program of the emulated board prints; its status must be 0."""
-    command = [*runner.QEMU, "-kernel", str(program)]
+    command = [*CORTEX_M4.qemu, "-kernel", str(program)]
     finished = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
     )

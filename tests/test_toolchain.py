@@ -15,7 +15,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from redsc import resources, toolchain
+from redsc import boards, resources, toolchain
 from redsc.errors import ToolchainError
 
 needs_compilers = pytest.mark.skipif(
@@ -50,7 +50,9 @@ def core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def platformio_ini(tflm: bool = False) -> str:
     template = (resources.templates_dir() / "platformio.ini.jinja").read_text()
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    return environment.from_string(template).render(project="hello", redsc_version="0", tflm=tflm)
+    return environment.from_string(template).render(
+        project="hello", redsc_version="0", tflm=tflm, core="Cortex-M4F", environment="nano33ble"
+    )
 
 
 def make_project(folder: Path, main: str = HELLO) -> Path:
@@ -67,6 +69,8 @@ def make_project(folder: Path, main: str = HELLO) -> Path:
     for name in ("src", "verify"):
         (folder / name).mkdir()
         (folder / name / "main.cpp").write_text(main.replace("42", "43" if name != "src" else "42"))
+    (folder / boards.EMULATED).parent.mkdir()
+    (folder / boards.EMULATED).write_text(json.dumps(boards.board("nano33ble").platformio))
     (folder / "platformio.ini").write_text(platformio_ini())
     return folder
 
@@ -188,7 +192,7 @@ def test_failing_program_fails_the_target(tmp_path: Path, core: Path) -> None:
         assert "answer=42" in finished.stdout
     hanging = make_project(tmp_path / "h", HELLO.replace("return 0;", "for (;;) {}"))
     ini = hanging / "platformio.ini"
-    board = "board = mps2_an386"
+    board = "board = emulated"
     ini.write_text(ini.read_text().replace(board, f"{board}\nboard_upload.timeout_seconds = 1"))
     finished = pio(hanging, "run", "-e", "emulator", "-t", "upload")
     assert finished.returncode != 0

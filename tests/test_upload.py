@@ -177,7 +177,7 @@ def board(tmp_path: Path) -> Iterator[Board]:
 
 
 def test_limits_and_bars_are_those_of_redsc() -> None:
-    nano = boards.BOARDS["nano33ble"]
+    nano = boards.board("nano33ble")
     assert (nano.flash_bytes, nano.ram_bytes) == (flash.FLASH_BYTES, flash.RAM_BYTES)
     line = "Flash [====      ]  39.8 %  391,234 of 983,040 B  measured"
     assert flash.bar("Flash", 391_234, 983_040, "measured") == line
@@ -712,7 +712,9 @@ def test_redsc_flash_refuses_what_is_no_build(build: Board) -> None:
     shutil.rmtree(build.project / "tools")
     finished = run_redsc(build, "flash", "fw")
     assert finished.returncode == 2
-    assert finished.stderr == "redsc: error: fw: has no tools/flash.py; compile again\n"
+    assert finished.stderr == (
+        "redsc: error: fw: has no tools/flash.py; compile again, for a board: --target nano33ble\n"
+    )
 
 
 def test_help_is_what_it_was(build: Board) -> None:

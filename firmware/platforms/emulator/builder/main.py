@@ -1,6 +1,7 @@
-"""Compiles for a Cortex-M4F with the PATH's GNU toolchain; `upload` runs the program in QEMU.
+"""Compiles for a Cortex-M with the PATH's GNU toolchain; `upload` runs the program in QEMU.
 
-The board's memory limits are the Nano 33 BLE's, so that what builds here fits there.
+The board's file says which core and machine; its memory limits are the target's, so that what
+builds here fits there.
 """
 
 import re
@@ -17,11 +18,7 @@ APT_LINE = (
     "sudo apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi "
     "libstdc++-arm-none-eabi-newlib qemu-system-arm"
 )
-CPU = ["-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"]
-QEMU = ["qemu-system-arm", "-M", "mps2-an386", "-display", "none", "-monitor", "none"]
-QEMU += ["-serial", "stdio", "-semihosting-config", "enable=on,target=native"]
-# One instruction each 128 ns of emulated time, so that the board's timer counts instructions.
-QEMU += ["-icount", "shift=7"]
+COMPILER_FLAGS = list(board.get("build.compiler_flags"))
 
 
 def require(tool):
@@ -55,7 +52,7 @@ def run_in_qemu(target, source, env):
     timeout_seconds = int(board.get("upload.timeout_seconds"))
     try:
         status = subprocess.run(
-            [*QEMU, "-kernel", str(source[0])],
+            [*board.get("upload.command"), "-kernel", str(source[0])],
             stdin=subprocess.DEVNULL,
             timeout=timeout_seconds,
             check=False,
@@ -85,16 +82,18 @@ env.Replace(
     PROGSUFFIX=".elf",
 )
 env.Append(
-    ASFLAGS=[*CPU, "-x", "assembler-with-cpp"],
-    CCFLAGS=[*CPU, "-O2", "-ffunction-sections", "-fdata-sections"],
+    ASFLAGS=[*COMPILER_FLAGS, "-x", "assembler-with-cpp"],
+    CCFLAGS=[*COMPILER_FLAGS, "-O2", "-ffunction-sections", "-fdata-sections"],
     CFLAGS=["-std=gnu11"],
     CXXFLAGS=["-std=gnu++14", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"],
-    CPPDEFINES=["REDS_BOARD_EMULATOR"],
-    LINKFLAGS=[*CPU, "-nostartfiles", "-Wl,--gc-sections", "--specs=nano.specs"],
+    LINKFLAGS=[
+        *board.get("build.linker_flags"),
+        *("-nostartfiles", "-Wl,--gc-sections", "--specs=nano.specs"),
+    ],
     LIBS=["c", "m", "gcc"],
 )
 if not env.get("LDSCRIPT_PATH"):
-    env.Replace(LDSCRIPT_PATH="$PROJECT_DIR/lib/reds/src/boards/emulator/mps2_an386.ld")
+    env.Replace(LDSCRIPT_PATH="$PROJECT_DIR/lib/reds/src/boards/emulator/emulator.ld")
 
 program = env.BuildProgram()
 env.AddPostAction(program, env.VerboseAction(check_ram, "Checking RAM of $TARGET"))

@@ -6,15 +6,8 @@
 #ifndef REDS_KERNELS_H_
 #define REDS_KERNELS_H_
 
+#include "reds/core.h"
 #include "reds/plan.h"
-
-#if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
-#define REDS_DSP_KERNELS 1
-#elif defined(__ARM_ARCH_7EM__) && !defined(REDS_PORTABLE_KERNELS)
-#error "Cortex-M4 build without DSP instructions: pass -mcpu=cortex-m4, or define REDS_PORTABLE_KERNELS"
-#else
-#define REDS_DSP_KERNELS 0
-#endif
 
 namespace reds {
 namespace portable {

@@ -5,7 +5,9 @@
 //
 // The first one takes 16 cycles for an element on a Cortex-M4 without wait states, the second one,
 // where both inputs have the same scale, 12; 5 more for every 4.
-#if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
+#include "../../include/reds/core.h"
+
+#if REDS_DSP_KERNELS
 
   .syntax unified
   .thumb

@@ -9,7 +9,9 @@
 // product when a window has 64 of them. A last pixel alone takes 8 for every pair of products (4 of
 // them) and 45. Two channels cost 90 and 1.7 for every product of a window: their weights are packed
 // once for all blocks.
-#if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
+#include "../../include/reds/core.h"
+
+#if REDS_DSP_KERNELS
 
 #include "requantize.h"
 

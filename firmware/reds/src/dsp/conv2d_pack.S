@@ -9,7 +9,9 @@
 // words: of four values, in every line of a row, at least one. steps: bytes from a row's line to its
 // next one; not read where there is one line. Rows and lines need not be aligned; there may be no lines
 // to copy, or no bytes in them.
-#if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
+#include "../../include/reds/core.h"
+
+#if REDS_DSP_KERNELS
 
   .syntax unified
   .thumb

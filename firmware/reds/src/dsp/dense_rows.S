@@ -6,7 +6,9 @@
 // Cycles of a block of 4 rows on a Cortex-M4 without wait states: 24 for every group of four
 // products of each (16 of them), 4 for every 8 groups, 15 for a run of channels, and 95 for biases,
 // requantisation and bytes.
-#if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
+#include "../../include/reds/core.h"
+
+#if REDS_DSP_KERNELS
 
   .syntax unified
   .thumb

@@ -12,7 +12,9 @@
 //                     143 = 2.0  161 = 2.2 per product
 //
 // Packing takes 18 for 8 values, 3 for the loop, 9 for a word of zeros, and 60 for a line.
-#if defined(__ARM_FEATURE_DSP) && !defined(REDS_PORTABLE_KERNELS)
+#include "../../include/reds/core.h"
+
+#if REDS_DSP_KERNELS
 
 #include "requantize.h"
 

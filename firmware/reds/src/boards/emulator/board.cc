@@ -1,4 +1,5 @@
-// QEMU's mps2-an386: an Arm MPS2 board with a Cortex-M4F (Arm application note AN386).
+// A machine that QEMU emulates (redsc/machines.py); without further defines mps2-an386, an Arm MPS2
+// board with a Cortex-M4F (Arm application note AN386).
 #if defined(REDS_BOARD_EMULATOR)
 
 #include "reds/board.h"
@@ -6,59 +7,41 @@
 #include <string.h>
 
 #include "semihosting.h"
+#if defined(REDS_NRF51)
+#include "nrf51.h"
+#else
+#include "cmsdk.h"
+#endif
 
 namespace reds {
 namespace board {
 namespace {
 
-volatile uint32_t* const kUart0 = reinterpret_cast<volatile uint32_t*>(0x40004000);
-constexpr uint32_t kUartData = 0, kUartState = 1, kUartControl = 2, kUartBaudDivider = 4;
-constexpr uint32_t kTransmitFull = 1, kReceiveFull = 2, kEnable = 3;
-
-volatile uint32_t* const kTimer0 = reinterpret_cast<volatile uint32_t*>(0x40000000);
-constexpr uint32_t kTimerControl = 0, kTimerValue = 1, kTimerReload = 2;
-
-// The timer ticks at 25 MHz, every 40 ns; with -icount shift=7 an instruction takes 128 ns.
-constexpr uint32_t kTickNanoseconds = 40, kInstructionNanoseconds = 128;
-
-void open_uart() {
-  kUart0[kUartBaudDivider] = 16;
-  kUart0[kUartControl] = kEnable;
-}
+// With QEMU's -icount shift=7 an instruction takes 128 ns.
+constexpr uint32_t kInstructionPicoseconds = 128000;
 
 }  // namespace
 
 const char* name() { return "emulator"; }
 
 void write(const char* text) {
-  open_uart();
-  for (; *text != '\0'; ++text) {
-    while (kUart0[kUartState] & kTransmitFull) {
-    }
-    kUart0[kUartData] = static_cast<uint8_t>(*text);
-  }
+  uart::open();
+  for (; *text != '\0'; ++text) uart::put(static_cast<uint8_t>(*text));
 }
 
 int read() {
-  open_uart();
-  return kUart0[kUartState] & kReceiveFull ? static_cast<int>(kUart0[kUartData] & 0xFF) : -1;
+  uart::open();
+  return uart::get();
 }
 
 bool connected() { return true; }
 
-uint32_t clock() {
-  if (kTimer0[kTimerControl] == 0) {
-    kTimer0[kTimerReload] = UINT32_MAX;
-    kTimer0[kTimerValue] = UINT32_MAX;
-    kTimer0[kTimerControl] = 1;
-  }
-  return ~kTimer0[kTimerValue];  // it counts down
-}
+uint32_t clock() { return timer::now(); }
 
 uint32_t time_between(uint32_t start, uint32_t end) {
-  const uint64_t nanoseconds = static_cast<uint64_t>(end - start) * kTickNanoseconds;
-  return static_cast<uint32_t>((nanoseconds + kInstructionNanoseconds / 2) /
-                               kInstructionNanoseconds);
+  const uint64_t picoseconds = static_cast<uint64_t>(end - start) * REDS_TICK_PICOSECONDS;
+  return static_cast<uint32_t>((picoseconds + kInstructionPicoseconds / 2) /
+                               kInstructionPicoseconds);
 }
 
 const char* clock_unit() { return "instructions"; }

@@ -1,4 +1,4 @@
-// Vector table and start-up of the emulated board; mps2_an386.ld places both.
+// Vector table and start-up of the emulated board; emulator.ld places both.
 #if defined(REDS_BOARD_EMULATOR)
 
 #include <stdint.h>
@@ -17,7 +17,13 @@ void reds_board_fault(void);
 void* __dso_handle;
 
 void reds_reset(void) {
+#if defined(__ARM_FP)
   *(volatile uint32_t*)0xE000ED88 |= 0xFu << 20;  // CPACR: floating point on
+#endif
+#if !defined(__ARM_FEATURE_UNALIGNED)
+  // CCR: code for a core that does not take unaligned addresses faults at them on every core.
+  *(volatile uint32_t*)0xE000ED14 |= 1u << 3;
+#endif
   __asm volatile("dsb\n\tisb");
   memcpy(&reds_data_begin, &reds_data_load,
          (uintptr_t)&reds_data_end - (uintptr_t)&reds_data_begin);

@@ -5,13 +5,17 @@
 
 #include "semihosting.h"
 
+#if !defined(REDS_REQUESTS)
+#define REDS_REQUESTS 0x21000000
+#endif
+
 namespace reds {
 namespace verify_io {
 namespace {
 
 constexpr char kResponsePath[] = "reds_outputs.bin";
 constexpr uint32_t kWriteBinary = 5;  // fopen's "wb"
-const Request* const kRequest = reinterpret_cast<const Request*>(0x21000000);
+const Request* const kRequest = reinterpret_cast<const Request*>(REDS_REQUESTS);
 uint32_t response = 0;
 
 }  // namespace

@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import cache_orders
 import kernels
 import models
 
@@ -37,6 +38,11 @@ def test_both_sides_of_an_op_narrow(case: kernels.Case):
             expected = units - fewer if fewer is not None else round(share * units)
             assert shapes[tensor][-1] == expected
     assert ir.shapes(narrow) == full
+
+
+def test_misses_are_read_by_their_names():
+    text = "desc: D1 cache: 32768 B\nevents: Ir D1mr D1mw\nfn=main\n3 5 1 1\nsummary: 90 7 4\n"
+    assert cache_orders.d1_misses(text) == 11
 
 
 def test_a_levels_share_of_cycles_over_its_share_of_macs():

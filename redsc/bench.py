@@ -96,7 +96,7 @@ def print_table(result: Mapping[str, Any]) -> None:
     for op in levels[-1][key]:
         table.add_row(f"{op}, {unit}", *(f"{level[key][op]:,}" for level in levels))
     console.print(table)
-    limits, mark = result["limits"], "measured, without the Arduino core"
+    limits, mark = result["limits"], "measured, without the system's share"
     for name, used, total in (
         ("Flash", result["flash_bytes"], limits["flash_bytes"]),
         ("RAM", result["static_ram_bytes"], limits["ram_bytes"]),

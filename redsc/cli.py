@@ -232,7 +232,7 @@ def analyze(model: Path, as_json: bool) -> None:
 @click.option(
     "--runtime",
     metavar="tflm|standalone",
-    help="What runs the network on the board.  [default: tflm]",
+    help="What runs the network on the board.  [default: tflm on a board, else standalone]",
 )
 @click.option(
     "--name",

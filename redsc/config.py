@@ -251,6 +251,8 @@ def merge(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> CompileO
     given = {key: value for key, value in arguments.items() if value is not None}
     values = {**settings, **given}
     options = CompileOptions(**values)
+    if "runtime" not in values and boards.board(options.target).environment is None:
+        options = dataclasses.replace(options, runtime="standalone")
     _check(options)
     return options
 

@@ -142,7 +142,9 @@ def test_a_users_file_is_a_target(tmp_path: Path) -> None:
     board = boards.board(path)
     assert (board.name, board.ram_bytes, board.core_ram_bytes) == ("mine", 20_000, 1_000)
     assert latency.target(path) is None
-    assert config.merge({}, {"model": Path("a.h5"), "target": path}).target == path
+    options = config.merge({}, {"model": Path("a.h5"), "target": path})
+    assert (options.target, options.runtime) == (path, "standalone")
+    assert config.merge({}, {"model": Path("a.h5")}).runtime == "tflm"
     toml = tmp_path / "redsc.toml"
     toml.write_text("target = 'mine.json'")
     assert config.read(toml) == {"target": path}

@@ -56,8 +56,8 @@ benchmarks: install  ## print how search and compile time grow
 bench-kernels: install  ## print each kernel's cycles at many widths, on the emulator
 	$(BIN)/python benchmarks/kernels.py
 
-bench-models: install  ## print the MLPerf Tiny networks' cycles and memory beside TFLite Micro's
-	$(BIN)/python benchmarks/models.py
+bench-models: install  ## print the MLPerf Tiny networks beside TFLite Micro (MODELS="ds_cnn=FILE …": trained ones)
+	$(BIN)/python benchmarks/models.py $(MODELS)
 
 emulator native: install  ## run the last compile's sketch on the emulator, or on this computer
 	$(OFFLINE) $(PROJECT) $@

@@ -9,8 +9,10 @@ from typing import Any
 import firmware_build
 import numpy as np
 import pytest
+import zoo
 from firmware_build import needs_emulator
 from graphs import GraphBuilder
+from test_cli import run
 from test_firmware import check_runs, expected, random_network, samples
 
 from redsc import boards, config, ir, kernels, latency, memory, runner, toolchain
@@ -125,6 +127,36 @@ def test_a_core_with_half_of_what_dsp_kernels_need_is_told(
     finished = toolchain.run([*command, "-o", "/dev/null"], path.parent, 60)
     assert (finished.returncode != 0) == is_refused, finished.stderr
     assert ("REDS_PORTABLE_KERNELS" in finished.stderr) == is_refused
+
+
+@needs_emulator
+@pytest.mark.slow
+def test_compile_for_a_core_proves_it_there(tmp_path: Path) -> None:
+    model, project = tmp_path / "net.h5", tmp_path / "fw"
+    zoo.ZOO["ds_cnn"]("small").save(model)
+    levels = ("--levels", "50,100")
+    finished = run("compile", model, "-o", project, *levels, "--target", "microbit", "--json", "-q")
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout)
+    assert all(level["verified"]["emulator"] for level in report["levels"])
+    assert all(level["estimated_latency_ms"] is None for level in report["levels"])
+    assert (report["board"]["name"], report["runtime"]["name"]) == ("microbit", "standalone")
+    assert "nano33ble" not in (project / "platformio.ini").read_text()
+    assert not (project / "tools").exists()
+    bench = json.loads(run("bench", project, "--emulator", "--json").stdout)
+    assert bench["target"] == "QEMU microbit, Cortex-M0"
+    assert bench["limits"] == {"flash_bytes": 262_144, "ram_bytes": 16_384}
+    for level in bench["levels"]:
+        assert level["instructions"] > 0
+        assert level["estimated_cycles"] is level["predicted_cycles"] is None
+
+
+def test_every_target_is_listed() -> None:
+    listed = run("targets").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == list(boards.NAMES)
+    assert {entry["name"] for entry in json.loads(run("targets", "--json").stdout)} == set(
+        boards.NAMES
+    )
 
 
 # --- Files ---

@@ -17,8 +17,9 @@ namespace reds {
 namespace board {
 namespace {
 
-// With QEMU's -icount shift=7 an instruction takes 128 ns.
-constexpr uint32_t kInstructionPicoseconds = 128000;
+// With QEMU's -icount shift=7 an instruction takes 128 ns, which is 1024 units of 125 ps.
+constexpr uint32_t kTickUnits = REDS_TICK_PICOSECONDS / 125, kInstructionUnits = 1024;
+static_assert(kTickUnits * 125 == REDS_TICK_PICOSECONDS, "a tick is no whole number of units");
 
 }  // namespace
 
@@ -39,9 +40,8 @@ bool connected() { return true; }
 uint32_t clock() { return timer::now(); }
 
 uint32_t time_between(uint32_t start, uint32_t end) {
-  const uint64_t picoseconds = static_cast<uint64_t>(end - start) * REDS_TICK_PICOSECONDS;
-  return static_cast<uint32_t>((picoseconds + kInstructionPicoseconds / 2) /
-                               kInstructionPicoseconds);
+  const uint64_t units = static_cast<uint64_t>(end - start) * kTickUnits;
+  return static_cast<uint32_t>((units + kInstructionUnits / 2) / kInstructionUnits);
 }
 
 const char* clock_unit() { return "instructions"; }

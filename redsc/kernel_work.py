@@ -95,8 +95,9 @@ def _conv2d(call: Call) -> Work:
     alone = sum(size % 4 == 1 for size in sizes) if call.kernel == "conv2d_proven" else 0
     blocks = sum(-(-size // 4) for size in sizes) - alone
     pairs = -(-call.outputs.count // 2)
-    is_whole = _runs(inputs) == 1 and (taps == 1 or inputs.count == call.store_inputs)
-    copied = 0 if is_whole else 2 * pairs * len(sizes) * taps * inputs.repeat
+    is_whole = taps == 1 or inputs.count == call.store_inputs
+    in_place = _runs(inputs) == 1 and (is_whole or inputs.count % 4 == 0)
+    copied = 0 if in_place else 2 * pairs * len(sizes) * taps * inputs.repeat
     return {
         "block step": pairs * blocks * 2 * words,
         "block pass": pairs * blocks * -(-(2 * words - 1) // _PASS_PAIRS),
@@ -105,12 +106,21 @@ def _conv2d(call: Call) -> Work:
         "lone pixel": pairs * alone,
         "weight word": pairs * len(sizes) * words,
         "pair": pairs * len(sizes),
-        "pair by itself": 0 if is_whole else pairs * len(sizes),
+        "further tap": pairs * len(sizes) * (taps - 1) * (in_place and not is_whole),
+        "pair by itself": 0 if in_place else pairs * len(sizes),
         "copied run": copied * len(inputs.runs),
-        "copied run's word": copied * sum(-(-run.length // 4) for run in inputs.runs),
+        "copied run's word": copied
+        * int(_copied_words(np.array([run.length for run in inputs.runs])).sum()),
         **_packed_windows(call, taps * inputs.count),
         "call": 1,
     }
+
+
+def _copied_words(byte_counts: np.ndarray) -> np.ndarray:
+    """Of lines of so many bytes, those words that take time: all lines of 8 to 16 bytes take the
+    same."""
+    is_short = (byte_counts >= 8) & (byte_counts <= 16)
+    return np.where(is_short, 0, -(-byte_counts // 4))
 
 
 def _runs(channels: Channels) -> int:
@@ -142,10 +152,10 @@ def _packed_windows(call: Call, products: int) -> Work:
     copied = np.concatenate([edges, inner])
     if window.dilation_width == 1:
         copied_lines = lines_inside[copied]
-        copied_words = copied_lines * -(-columns_inside[copied] * channels // 4)
+        copied_words = copied_lines * _copied_words(columns_inside[copied] * channels)
     else:
         copied_lines = lines_inside[copied] * columns_inside[copied]
-        copied_words = copied_lines * -(-channels // 4)
+        copied_words = copied_lines * _copied_words(np.array(channels))
     line_count = int(by_line.sum()) * (lines - 1)
     whole = products // 4 if reads_in_place else -(-products // 4)
     has_rest = reads_in_place and products % 4 > 0
@@ -229,7 +239,10 @@ def _conv2d_winograd(call: Call) -> Work:
     copies = ~np.outer(lines_inside == reach, columns_inside == reach)
     copies[-1, -1] |= inputs.count % 4 > 0
     line_words = -(-columns_inside * inputs.count // 4)
-    copied_words = np.outer(lines_inside, line_words)[copies]
+    filled = int(copies.sum()) * reach**2 * words - int(
+        np.outer(lines_inside, line_words)[copies].sum()
+    )
+    copied_words = np.outer(lines_inside, _copied_words(columns_inside * inputs.count))[copies]
     whole_tiles = (height // side) * (width // side)
     return {
         "block step": blocks * winograd.POINTS * 2 * words,
@@ -241,13 +254,14 @@ def _conv2d_winograd(call: Call) -> Work:
         "window": rows * columns,
         "window word": rows * columns * words,
         "edge window": int(copies.sum()),
-        "filled word": int(copies.sum()) * reach**2 * words - int(copied_words.sum()),
+        "filled word": filled,
         "copied line": int((lines_inside[:, None] * copies).sum()),
         "copied word": int(copied_words.sum()),
         "weight": weights,
         "weight word": weights * words,
         "copied run": copied * len(inputs.runs),
-        "copied run's word": copied * sum(-(-run.length // 4) for run in inputs.runs),
+        "copied run's word": copied
+        * int(_copied_words(np.array([run.length for run in inputs.runs])).sum()),
         "call": 1,
     }
 

@@ -137,19 +137,22 @@ def test_winograd_is_counted_where_there_is_room():
     assert (call.kernel, call.tile, call.work["weight"]) == ("conv2d_winograd", (2, 4), 8)
 
 
-def test_loops_count_what_a_narrow_level_copies():
+@pytest.mark.parametrize(("units", "copied", "taps"), [(8, 0, 0), (6, 18, 0), (4, 0, 8)])
+def test_loops_count_how_a_narrow_level_gets_its_weights(units: int, copied: int, taps: int):
+    """All together, copied tap by tap, or read tap by tap where these are whole words."""
     net = graphs.GraphBuilder("net", (3, 5, 4))
     net.conv(8)
     net.conv(8)
     graph = net.graph()
     grouping = groups.find_groups(graph)
-    widths = {name: min(width, 4) for name, width in grouping.full_widths.items()}
+    widths = {name: min(width, units) for name, width in grouping.full_widths.items()}
     widths |= {group.name: group.units for group in grouping.groups.values() if group.fixed}
     level = groups.select_units(graph, grouping, groups.prefixes(widths))
-    whole, narrow = list(latency.calls(level, graph, grouping, widths, {}).values())
-    assert whole.work["copied run"] == 0
-    pairs, tiles = narrow.outputs.count // 2, 4  # without scratch a tile is a block
-    assert narrow.work["copied run"] == 2 * pairs * tiles * 9
+    first, second = list(latency.calls(level, graph, grouping, widths, {}).values())
+    pairs, tiles = second.outputs.count // 2, 4  # without scratch a tile is a block
+    assert first.work["copied run"] == first.work["further tap"] == 0
+    assert second.work["copied run"] == pairs * tiles * copied
+    assert second.work["further tap"] == pairs * tiles * taps
 
 
 def test_no_table_no_estimate():

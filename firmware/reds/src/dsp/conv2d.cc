@@ -56,18 +56,25 @@ void pack_pixels(const int8_t* const rows[kPixels], uint32_t products, uint32_t 
   }
 }
 
+// A channel's weights: `taps` runs of `words` of four, `gap` bytes between them.
+struct Runs {
+  uint32_t taps, words, gap;
+};
+
 // Weights of two channels: (pairs, 2 channels).
-void pack_weights(const int8_t* row0, const int8_t* row1, uint32_t words, uint32_t* packed) {
-  for (; words > 0; --words, row0 += 4, row1 += 4, packed += 2 * kChannels) {
-    const uint32_t word0 = load_word(row0), word1 = load_word(row1);
-    packed[0] = sxtb16(word0);
-    packed[1] = sxtb16(word1);
-    packed[2] = sxtb16_odd(word0);
-    packed[3] = sxtb16_odd(word1);
+void pack_weights(const int8_t* row0, const int8_t* row1, Runs runs, uint32_t* packed) {
+  for (; runs.taps > 0; --runs.taps, row0 += runs.gap, row1 += runs.gap) {
+    for (uint32_t i = 0; i < runs.words; ++i, row0 += 4, row1 += 4, packed += 2 * kChannels) {
+      const uint32_t word0 = load_word(row0), word1 = load_word(row1);
+      packed[0] = sxtb16(word0);
+      packed[1] = sxtb16(word1);
+      packed[2] = sxtb16_odd(word0);
+      packed[3] = sxtb16_odd(word1);
+    }
   }
 }
 
-// The kept weights of an output channel, side by side: where they are, or copied to `row`.
+// The kept weights of an output channel: where they are, or copied side by side to `row`.
 class WeightRows {
  public:
   WeightRows(const Conv2D& op, const Channels& inputs)
@@ -75,16 +82,24 @@ class WeightRows {
         taps_(static_cast<uint32_t>(op.window.kernel_height * op.window.kernel_width)),
         tap_bytes_(op.store_inputs),
         row_bytes_(taps_ * op.store_inputs),
-        is_whole_(inputs.repeat == 1 && inputs.run_count == 1 &&
-                  (taps_ == 1 || inputs.count == op.store_inputs)),
-        weights_(op.weights + (is_whole_ ? inputs.runs[0].offset : 0)) {}
+        is_whole_(taps_ == 1 || inputs.count == op.store_inputs),
+        are_in_place_(inputs.repeat == 1 && inputs.run_count == 1 &&
+                      (is_whole_ || inputs.count % 4 == 0)),
+        weights_(op.weights + (are_in_place_ ? inputs.runs[0].offset : 0)) {}
 
-  bool is_whole() const { return is_whole_; }
+  bool are_in_place() const { return are_in_place_; }
   uint32_t row_bytes() const { return row_bytes_; }
+
+  Runs runs() const {
+    if (are_in_place_ && !is_whole_) {
+      return {taps_, inputs_.count / 4, tap_bytes_ - inputs_.count};
+    }
+    return {1, (taps_ * inputs_.count + 3) / 4, 0};
+  }
 
   const int8_t* of(uint32_t channel, int8_t* row) const {
     const int8_t* const weights = weights_ + channel * row_bytes_;
-    if (is_whole_) return weights;
+    if (are_in_place_) return weights;
     gather(weights, row);
     return row;
   }
@@ -104,7 +119,7 @@ class WeightRows {
 
   const Channels& inputs_;
   const uint32_t taps_, tap_bytes_, row_bytes_;
-  const bool is_whole_;
+  const bool is_whole_, are_in_place_;
   const int8_t* const weights_;
 };
 
@@ -227,6 +242,7 @@ struct Pairs {
   uint32_t channel, count;
   const int8_t *row0, *row1;  // of the first pair; the next one's are row_step bytes behind
   uint32_t row_step;
+  Runs runs;
 };
 
 // Where outputs go, and how many of a block there are.
@@ -250,7 +266,7 @@ struct General {
   static void multiply(const LinearLevel& level, Pairs pairs, const Tile& tile,
                        const Scratch& scratch, const Output& output) {
     for (; pairs.count > 0; --pairs.count) {
-      pack_weights(pairs.row0, pairs.row1, scratch.padded / 4, scratch.weights);
+      pack_weights(pairs.row0, pairs.row1, pairs.runs, scratch.weights);
       const uint32_t next = pairs.channel + (output.channels > 1 ? 1 : 0);
       const GeneralRequantization requantize0(level, pairs.channel), requantize1(level, next);
       const int32_t bias0 = level.bias[pairs.channel], bias1 = level.bias[next];
@@ -289,6 +305,7 @@ struct Job {
   uint32_t back;         // bytes
   uint32_t row_step;
   uint32_t pairs;
+  Runs runs;
 };
 
 // The same in four instructions for each output. Packed pixels are doubled, because that wants
@@ -303,7 +320,7 @@ struct Proven {
                level.bias + pairs.channel, level.multiplier + pairs.channel,
                level.shift + pairs.channel, level.output_zero_point, scratch.tile,
                output.bytes + tile.start * step + pairs.channel, step, tile.blocks,
-               tile.back * step, pairs.row_step, pairs.count};
+               tile.back * step, pairs.row_step, pairs.count, pairs.runs};
     reds_conv2d_channels(&job);
   }
 };
@@ -330,7 +347,7 @@ class PairCursor {
       ++next_;
     }
     const uint32_t second = last_;
-    if (rows_.is_whole() && second == first + 1) {
+    if (rows_.are_in_place() && second == first + 1) {
       const uint32_t more = cursor_.left() / kChannels;
       last_ += kChannels * more;
       next_ += kChannels * more;
@@ -338,7 +355,8 @@ class PairCursor {
       pairs += more;
     }
     return {channel, pairs, rows_.of(first, scratch_.rows),
-            rows_.of(second, scratch_.rows + scratch_.padded), kChannels * rows_.row_bytes()};
+            rows_.of(second, scratch_.rows + scratch_.padded), kChannels * rows_.row_bytes(),
+            rows_.runs()};
   }
 
  private:

@@ -36,6 +36,9 @@
   .equ kBack, 48
   .equ kRowStep, 52
   .equ kPairs, 56
+  .equ kTaps, 60
+  .equ kTapWords, 64
+  .equ kTapGap, 68
 
 // While two channels are computed:
 //   s0, s1, s2   multiplier, rounding, shift of the first one
@@ -118,6 +121,9 @@ reds_conv2d_channels:
   add r4, r0, lr
   add r5, r1, lr
   strd r4, r5, [r12, #kRows]
+  ldr lr, [r12, #kTaps]
+10:                               // a run of weights
+  ldr r2, [r12, #kTapWords]
   lsrs r2, #1
   bcc 2f
   ldr r4, [r0], #4
@@ -134,6 +140,13 @@ reds_conv2d_channels:
   subs r2, #1
   bne 2b
 3:
+  subs lr, #1
+  beq 11f
+  ldr r4, [r12, #kTapGap]
+  add r0, r4
+  add r1, r4
+  b 10b
+11:
   vmov s10, r3
   ldr r1, [r12, #kBias]
   ldr r2, [r12, #kMultiplier]

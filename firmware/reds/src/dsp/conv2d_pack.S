@@ -101,7 +101,8 @@
   pack_pixels reds_pack_pixels, 0
   pack_pixels reds_pack_doubled_pixels, 1
 
-// 14 cycles for a line, 9 for 8 bytes of it, 3 for a word behind these and up to 12 for the rest.
+// 15 cycles for a line of 8 ... 16 bytes, whose first and last 8 are copied, some of them twice. Of any
+// other length 14 for a line, 9 for 8 bytes of it, 3 for a word behind these and up to 12 for the rest.
   .section .text.reds_copy_lines, "ax", %progbits
   .global reds_copy_lines
   .type reds_copy_lines, %function
@@ -110,6 +111,9 @@ reds_copy_lines:
   push {r4-r9, lr}
   ldrd r4, r5, [sp, #28]  // lines, bytes
   cbz r4, 9f
+  sub r12, r5, #8
+  cmp r12, #8
+  bls 7f
   bic lr, r5, #7
 1:
   mov r6, r0
@@ -144,6 +148,22 @@ reds_copy_lines:
   subs r4, #1
   bne 1b
 9:
+  pop {r4-r9, pc}
+7:                                // 8 ... 16 bytes; r12 = bytes - 8
+  subs r5, #4
+8:
+  ldr r6, [r2]
+  ldr r7, [r2, #4]
+  ldr r8, [r2, r12]
+  ldr r9, [r2, r5]
+  str r6, [r0]
+  str r7, [r0, #4]
+  str r8, [r0, r12]
+  str r9, [r0, r5]
+  add r0, r1
+  add r2, r3
+  subs r4, #1
+  bne 8b
   pop {r4-r9, pc}
   .size reds_copy_lines, . - reds_copy_lines
 

@@ -72,7 +72,7 @@ def choose(
         return f"portable::{PORTABLE[type(op)]}"
     match op:
         case ir.Conv2D():
-            if proven and has_winograd and channels >= 2 and winograd.suits(op, output):
+            if proven and has_winograd and channels >= 2 and winograd.is_quicker(op, output):
                 return "conv2d_winograd"
             fills_block = output[0] * output[1] >= 4 and channels >= 2
             return "conv2d_proven" if proven and fills_block else "conv2d"

@@ -167,7 +167,12 @@ def calls(
         if chosen is None:
             has_winograd = isinstance(op, ir.Conv2D) and winograd.tiling(op, after, scratch)
             kernel = kernels.choose(
-                op, after, True, after[-1], geometry.is_plain(reads, writes), bool(has_winograd)
+                store[op.name],
+                after,
+                True,
+                after[-1],
+                geometry.is_plain(reads, writes),
+                bool(has_winograd),
             )
         else:
             kernel = chosen[op.name]

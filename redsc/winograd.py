@@ -45,6 +45,21 @@ def suits(op: ir.Conv2D, output: ir.Shape) -> bool:
     return is_3x3 and computed <= MOST_WASTE * math.prod(output[:2])
 
 
+def is_quicker(op: ir.Conv2D, output: ir.Shape) -> bool:
+    """Whether it takes fewer cycles than the direct kernel, at these channels.
+
+    Both in round figures of what is fitted to the emulated Cortex-M4 (benchmarks/latency.py). Few
+    input channels, or few pixels, do not pay for its transforms.
+    """
+    inputs, outputs = op.kernel.shape[2:]
+    pixels, pairs = math.prod(output[:2]), -(-outputs // CHANNELS)
+    words, products = -(-inputs // 4), -(-9 * inputs // 4)  # of four channels; of four products
+    blocks, tiles = -(-pixels // 4), computed_tiles(output)
+    direct = blocks * (pairs * (85 + 32 * products) + 340 + 38 * products)
+    transformed = tiles * 850 * words + tiles // TILES * pairs * (4100 + 1170 * words)
+    return transformed < direct
+
+
 def computed_tiles(output: ir.Shape) -> int:
     """Of whole blocks."""
     tiles = -(-output[0] // SIDE) * -(-output[1] // SIDE)

@@ -64,6 +64,16 @@ def conv(inputs=16, outputs=8, window=(3, 3), **changes):
     return ir.Conv2D("conv", ("input",), np.zeros((*window, inputs, outputs)), **changes)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "side", "is_quicker"),
+    [(3, 16, 32, True), (64, 64, 6, True), (1, 32, 8, False), (8, 16, 6, False), (1, 4, 6, False)],
+)
+def test_where_it_is_quicker(inputs: int, outputs: int, side: int, is_quicker: bool):
+    """As measured on the emulator."""
+    op = ir.Conv2D("op", ("input",), np.zeros((3, 3, inputs, outputs)))
+    assert winograd.is_quicker(op, (side, side, outputs)) == is_quicker
+
+
 def test_which_ops_it_suits():
     assert winograd.suits(conv(), (8, 8, 8))
     assert winograd.suits(conv(), (6, 6, 8))  # 4 tiles of 4 x 4

@@ -24,7 +24,7 @@ from redsc.quantized import QuantizedNetwork
 
 def small() -> ir.Graph:
     """Every kind of kernel with a DSP version, and others, within 16 KB of RAM."""
-    net = GraphBuilder("small", (12, 11, 2))
+    net = GraphBuilder("small", (12, 12, 4))
     net.conv(8)
     net.depthwise()
     net.depthwise(strides=(2, 2))

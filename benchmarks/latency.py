@@ -3,8 +3,8 @@
     python benchmarks/latency.py [--rows FILE] [--write]
 
 Every op of networks of tests/zoo.py is measured at four random nested widths, and what each loop of
-a kernel takes is fitted to those in FITTED. Errors are printed for both lists,
-networks of the second are unknown to the fit. --rows keeps the measurements, so that a second run
+a kernel takes is fitted to those in FITTED. Errors are printed for both lists, networks of the
+second are unknown to the fit. --rows keeps the measurements, so that a second run
 measures only what is missing. --write replaces the table in redsc/targets/nano33ble.json.
 
 Cycles are themselves an estimate, from every executed instruction (firmware/m4cost).
@@ -26,7 +26,6 @@ import emulated
 import graphs
 import numpy as np
 import zoo
-from scipy.optimize import nnls
 
 from redsc import grid, groups, importer, ir, latency, passes, plan, resources
 
@@ -70,7 +69,6 @@ def measure(name: str) -> list[Row]:
         if name.endswith(GENERAL):
             stack.enter_context(mock.patch.object(plan, "_is_proven", return_value=False))
         measured = emulated.measure(graph, grouping, nested_widths(grouping), x)
-    chosen = {step.name: step.kernel for step in measured.plan.steps}
     rows = []
     for number, (level, arena, run) in enumerate(
         zip(measured.network.levels, measured.arenas, measured.runs, strict=True)
@@ -81,7 +79,7 @@ def measure(name: str) -> list[Row]:
             grouping,
             level.widths,
             arena.scratch_bytes,
-            chosen,
+            measured.plan.kernels,
         )
         rows += [
             {
@@ -139,16 +137,14 @@ def nested_widths(grouping: groups.Grouping) -> list[dict[str, int]]:
 
 
 def fit(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Per kernel its cycles per instruction, and cycles per unit of work: nonnegative, of least
-    squared relative error."""
+    """Per kernel its cycles per instruction, and what each of its loops takes."""
     result = {}
     for kernel in sorted({row["kernel"] for row in rows}):
         own = [row for row in rows if row["kernel"] == kernel]
         works = [row["work"] for row in own]
         cycles = np.array([row["cycles"] for row in own], float)
-        counts = np.array([list(entry.values()) for entry in works], float) / cycles[:, None]
-        scale = np.maximum(np.linalg.norm(counts, axis=0), 1e-300)
-        factors = nnls(counts / scale, np.ones(len(own)))[0] / scale
+        counts = np.array([list(entry.values()) for entry in works], float)
+        factors = latency.fit(counts, cycles)
         result[kernel] = {
             "cycles_per_instruction": round(cycles.sum() / sum(x["instructions"] for x in own), 3),
             "cycles": {

@@ -79,10 +79,6 @@ def _window(call: Call) -> Window:
     return call.window
 
 
-def _starts(length: int, tile: int) -> range:
-    return range(0, length, tile)
-
-
 # --- Conv2D: conv2d.cc, conv2d_channels.S, conv2d_pack.S, conv2d_windows.h -----------------------
 
 
@@ -90,7 +86,7 @@ def _conv2d(call: Call) -> Work:
     window, inputs = _window(call), call.inputs
     taps = window.kernel_height * window.kernel_width
     words = -(-taps * inputs.count // 4)
-    sizes = [min(call.tile[1], call.positions - i) for i in _starts(call.positions, call.tile[1])]
+    sizes = [min(call.tile[1], call.positions - i) for i in range(0, call.positions, call.tile[1])]
     # A last pixel alone has a loop of its own.
     alone = sum(size % 4 == 1 for size in sizes) if call.kernel == "conv2d_proven" else 0
     blocks = sum(-(-size // 4) for size in sizes) - alone
@@ -108,9 +104,7 @@ def _conv2d(call: Call) -> Work:
         "pair": pairs * len(sizes),
         "further tap": pairs * len(sizes) * (taps - 1) * (in_place and not is_whole),
         "pair by itself": 0 if in_place else pairs * len(sizes),
-        "copied run": copied * len(inputs.runs),
-        "copied run's word": copied
-        * int(_copied_words(np.array([run.length for run in inputs.runs])).sum()),
+        **_copied_runs(inputs, copied),
         **_packed_windows(call, taps * inputs.count),
         "call": 1,
     }
@@ -121,6 +115,12 @@ def _copied_words(byte_counts: np.ndarray) -> np.ndarray:
     same."""
     is_short = (byte_counts >= 8) & (byte_counts <= 16)
     return np.where(is_short, 0, -(-byte_counts // 4))
+
+
+def _copied_runs(channels: Channels, times: int) -> Work:
+    """Of copying all runs, once, so often."""
+    words = _copied_words(np.array([run.length for run in channels.runs]))
+    return {"copied run": times * len(channels.runs), "copied run's word": times * int(words.sum())}
 
 
 def _runs(channels: Channels) -> int:
@@ -138,7 +138,7 @@ def _packed_windows(call: Call, products: int) -> Work:
     lines_inside, columns_inside, is_inside = _taps_inside(window)
     firsts, is_even = _blocks(call, is_pixel)
     even_blocks = int(is_even.sum())
-    even_calls = len(_starts(call.positions, call.tile[1])) if even_blocks else 0
+    even_calls = len(range(0, call.positions, call.tile[1])) if even_blocks else 0
     firsts = firsts[~is_even]
     pixels = np.minimum(firsts[:, None] + np.arange(4), call.positions - 1)
     all_inside, any_inside = is_inside[pixels].all(axis=1), is_inside[pixels].any(axis=1)
@@ -184,7 +184,7 @@ def _blocks(call: Call, is_pixel: bool) -> tuple[np.ndarray, np.ndarray]:
         and call.positions >= 4
     )
     firsts, even = [], []
-    for start in _starts(call.positions, tile):
+    for start in range(0, call.positions, tile):
         end = min(start + tile, call.positions)
         own = np.arange(start, end, 4)
         together = np.full(len(own), lie_evenly)
@@ -228,7 +228,7 @@ def _conv2d_winograd(call: Call) -> Work:
     height, width = window.output_height, window.output_width
     rows, columns = -(-height // side), -(-width // side)
     words, pairs = -(-inputs.count // 4), -(-outputs // winograd.CHANNELS)
-    starts = _starts(rows * columns, call.tile[1])
+    starts = range(0, rows * columns, call.tile[1])
     blocks = pairs * -(-rows * columns // winograd.TILES)
     passes = 1 if call.tile[0] >= outputs else len(starts)
     weights = winograd.CHANNELS * pairs * passes
@@ -259,9 +259,7 @@ def _conv2d_winograd(call: Call) -> Work:
         "copied word": int(copied_words.sum()),
         "weight": weights,
         "weight word": weights * words,
-        "copied run": copied * len(inputs.runs),
-        "copied run's word": copied
-        * int(_copied_words(np.array([run.length for run in inputs.runs])).sum()),
+        **_copied_runs(inputs, copied),
         "call": 1,
     }
 
@@ -285,7 +283,7 @@ def _depthwise_conv2d_3x3(call: Call) -> Work:
     tail = pairs - _LINE_OUTPUTS // 2 * blocks
     words = (pairs if stride_along == 1 else 2 * pairs) + 1
     quads = -(-channels // 4)
-    strips = [(line, min(call.tile[0], lines - line)) for line in _starts(lines, call.tile[0])]
+    strips = [(line, min(call.tile[0], lines - line)) for line in range(0, lines, call.tile[0])]
     packed = [
         0 <= row < input_lines
         for line, count in strips
@@ -314,9 +312,9 @@ def _depthwise_conv2d(call: Call) -> Work:
         window.dilation_height == window.dilation_width == 1
     )
     rows, columns, tiles, lines = 0, 0, 0, 0
-    for y in _starts(window.output_height, call.tile[0]):
+    for y in range(0, window.output_height, call.tile[0]):
         height = min(call.tile[0], window.output_height - y)
-        for x in _starts(window.output_width, call.tile[1]):
+        for x in range(0, window.output_width, call.tile[1]):
             width = min(call.tile[1], window.output_width - x)
             row_count = _reach(
                 height, window.stride_height, window.kernel_height, window.dilation_height

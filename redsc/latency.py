@@ -100,10 +100,16 @@ class Target:
             used = terms if layer.reads_all else (0, 0, outputs, 1)
             rows.append(used)
             times.append(self.picoseconds(layer.call(inputs, outputs)))
-        relative = np.array(rows, float) / np.array(times)[:, None]
-        scale = np.maximum(np.linalg.norm(relative, axis=0), 1e-300)
-        factors = nnls(relative / scale, np.ones(len(rows)))[0] / scale
-        return Form(*(round(factor) for factor in factors))
+        return Form(*(round(factor) for factor in fit(np.array(rows, float), np.array(times))))
+
+
+def fit(counts: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """float64 (terms,): what each term takes, at least 0, so that counts (rows, terms) of them come
+    nearest to times (rows,), by least squared relative error."""
+    relative = counts / times[:, None]
+    scale = np.maximum(np.linalg.norm(relative, axis=0), 1e-300)
+    factors: np.ndarray = nnls(relative / scale, np.ones(len(times)))[0] / scale
+    return factors
 
 
 def _widths(most: int, step: int) -> list[int]:

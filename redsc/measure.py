@@ -85,7 +85,7 @@ def level_costs(
 ) -> list[dict[str, Any]]:
     """What is known of each level before anything runs: the report's first keys."""
     full_macs = cost.macs(full)
-    chosen = {step.name: step.kernel for step in plan.steps}
+    chosen = plan.kernels
 
     def latency_ms(level: QuantizedLevel, arena: ArenaPlan) -> float | None:
         if target is None:

@@ -197,6 +197,11 @@ class Plan:
     output: QuantParams
 
     @property
+    def kernels(self) -> dict[str, str]:
+        """By op name."""
+        return {step.name: step.kernel for step in self.steps}
+
+    @property
     def level_count(self) -> int:
         return len(self.offsets)
 

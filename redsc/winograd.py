@@ -39,7 +39,7 @@ class Tiling:
 
 
 def suits(op: ir.Conv2D, output: ir.Shape) -> bool:
-    """Whether it computes an op of so many pixels, faster than the direct kernel does."""
+    """Whether it can compute an op, and of so many pixels without much waste."""
     is_3x3 = (*op.kernel.shape[:2], *op.strides, *op.dilation) == (3, 3, 1, 1, 1, 1)
     computed = SIDE**2 * computed_tiles(output)
     return is_3x3 and computed <= MOST_WASTE * math.prod(output[:2])

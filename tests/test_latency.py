@@ -191,7 +191,7 @@ def test_the_estimate_is_near_what_the_emulator_executes(graph: ir.Graph, tmp_pa
     program = firmware_build.build(plan, "emulator", tmp_path)
     inputs = np.zeros((1, *graph.input.shape), np.int8)
     runs = runner.run_emulator(program, plan, inputs, estimate_cycles=True)
-    chosen = {step.name: step.kernel for step in plan.steps}
+    chosen = plan.kernels
     for level, arena, run in zip(network.levels, arenas, runs, strict=True):
         assert run.cycles is not None
         calls = latency.calls(

@@ -110,6 +110,7 @@ def test_cycles_are_a_cortex_m4s(tmp_path: Path) -> None:
         )
 
 
+# Compiles only, so it needs no emulator as the others here do.
 @pytest.mark.skipif(not toolchain.find("arm-none-eabi-g++"), reason="no cross compiler")
 @pytest.mark.parametrize(
     ("flags", "is_refused"),

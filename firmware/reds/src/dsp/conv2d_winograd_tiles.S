@@ -290,36 +290,31 @@ reds_winograd_weights:
 //   s12, s11  sums, and where they end
 //   s10  where the weights of the first point end, those of all others less than a pass behind it
 
+// A product of pairs, the first one or one more of a sum.
+.macro product multiply, sum, w, x
+.ifc \multiply, smuad
+  smuad \sum, \w, \x
+.else
+  smlad \sum, \w, \x, \sum
+.endif
+.endm
+
 // One pair of channels read: two channels (r2, r3) and four tiles; r4 ... r7, r8 ... r11 are sums.
 .macro step x, w, multiply=smlad
   ldr.w r2, [r1, #\w]
   ldr.w r3, [r1, #\w + 4]
   ldr.w r12, [r0, #\x]
   ldr.w lr, [r0, #\x + 4]
-.ifc \multiply, smuad
-  smuad r4, r2, r12
-  smuad r5, r2, lr
-  smuad r8, r3, r12
-  smuad r9, r3, lr
-.else
-  smlad r4, r2, r12, r4
-  smlad r5, r2, lr, r5
-  smlad r8, r3, r12, r8
-  smlad r9, r3, lr, r9
-.endif
+  product \multiply, r4, r2, r12
+  product \multiply, r5, r2, lr
+  product \multiply, r8, r3, r12
+  product \multiply, r9, r3, lr
   ldr.w r12, [r0, #\x + 8]
   ldr.w lr, [r0, #\x + 12]
-.ifc \multiply, smuad
-  smuad r6, r2, r12
-  smuad r7, r2, lr
-  smuad r10, r3, r12
-  smuad r11, r3, lr
-.else
-  smlad r6, r2, r12, r6
-  smlad r7, r2, lr, r7
-  smlad r10, r3, r12, r10
-  smlad r11, r3, lr, r11
-.endif
+  product \multiply, r6, r2, r12
+  product \multiply, r7, r2, lr
+  product \multiply, r10, r3, r12
+  product \multiply, r11, r3, lr
 .endm
 
 .macro half_pass

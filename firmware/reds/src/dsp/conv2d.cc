@@ -299,10 +299,11 @@ struct Job {
   const int8_t* shift;
   int32_t zero_point;
   const uint32_t* x;
-  int8_t* output;        // of the first channel and pixel
-  uint32_t output_step;  // bytes from pixel to pixel
-  uint32_t blocks;
-  uint32_t back;         // bytes
+  int8_t* output;            // of the first channel and pixel
+  uint32_t output_step;      // bytes from pixel to pixel
+  const uint32_t* end;       // of x, but for a last block that takes pixels for a second time
+  const uint32_t* last_end;  // with it
+  uint32_t back;             // bytes of output that are written for a second time
   uint32_t row_step;
   uint32_t pairs;
   Runs runs;
@@ -315,12 +316,14 @@ struct Proven {
 
   static void multiply(const LinearLevel& level, const Pairs& pairs, const Tile& tile,
                        const Scratch& scratch, const Output& output) {
-    const uint32_t step = output.channels;
+    const uint32_t step = output.channels, block_words = scratch.padded / 2 * kPixels;
+    const uint32_t* const last_end = scratch.tile + tile.blocks * block_words;
     Job job = {pairs.row0, pairs.row1, scratch.padded / 4, scratch.weights,
                level.bias + pairs.channel, level.multiplier + pairs.channel,
                level.shift + pairs.channel, level.output_zero_point, scratch.tile,
-               output.bytes + tile.start * step + pairs.channel, step, tile.blocks,
-               tile.back * step, pairs.row_step, pairs.count, pairs.runs};
+               output.bytes + tile.start * step + pairs.channel, step,
+               tile.back > 0 ? last_end - block_words : last_end, last_end, tile.back * step,
+               pairs.row_step, pairs.count, pairs.runs};
     reds_conv2d_channels(&job);
   }
 };

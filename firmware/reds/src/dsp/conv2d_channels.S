@@ -13,15 +13,16 @@
 
 #if REDS_DSP_KERNELS
 
-#include "requantize.h"
-
   .syntax unified
   .thumb
 
-  .equ kPairsPerPass, 16
+  .equ kPairsPerPass, 20
   .equ kStepCode, 56  // bytes of code of a step
+  .equ kShortPairs, 8
+  .equ kShortStepCode, 44
 
-// Bytes from the start of a Job, which lies at [sp].
+// Bytes from the start of a Job, which lies at [sp, #kSaved].
+  .equ kSaved, 64
   .equ kRows, 0
   .equ kWords, 8
   .equ kPacked, 12
@@ -32,13 +33,14 @@
   .equ kX, 32
   .equ kOutput, 36
   .equ kOutputStep, 40
-  .equ kBlocks, 44
-  .equ kBack, 48
-  .equ kRowStep, 52
-  .equ kPairs, 56
-  .equ kTaps, 60
-  .equ kTapWords, 64
-  .equ kTapGap, 68
+  .equ kEnd, 44
+  .equ kLastEnd, 48
+  .equ kBack, 52
+  .equ kRowStep, 56
+  .equ kPairs, 60
+  .equ kTaps, 64
+  .equ kTapWords, 68
+  .equ kTapGap, 72
 
 // While two channels are computed:
 //   s0, s1, s2   multiplier, rounding, shift of the first one
@@ -46,11 +48,11 @@
 //   s6, s7       their biases, doubled
 //   s8           output_step
 //   s9, s10      packed weights, and where they end
-//   s11          x
 //   s12          output of the first channel
-//   s13          blocks that are left
+//   s13          where x ends
 //   s14          where to enter a pass for the pairs of products behind the first one
 //   s15          what to add to x for that; half of it to the weights
+//   s16 ... s31  all weights, if there are no more than 8 pairs of products
 
 // One pair of products of two channels (r2, r3) and four pixels: r4 ... r7, r8 ... r11 are the sums
 // on top of from0 ... from7. 6 loads and 8 multiplications in 16 cycles; all registers there are.
@@ -71,9 +73,62 @@
   smlad r11, r3, lr, \from7
 .endm
 
-// r1 = output, r2 = output_step, r3 = multiplier, r12 = rounding, lr = shift
-.macro store sum
-  requantize \sum, r3, r12, lr, r1, r2
+// A doubled sum, requantised in four instructions (see simd.h).
+// r2 = multiplier, r3 = rounding, r12 = shift. Uses lr.
+.macro requantize sum
+  add lr, r3, \sum, asr #31
+  smmlar \sum, \sum, r2, lr
+  asr \sum, \sum, r12
+  ssat \sum, #8, \sum
+.endm
+
+// Two channels of a pixel to r1, which moves on by r2.
+.macro store first, second
+  bfi \first, \second, #8, #8
+  strh \first, [r1]
+  add r1, r2
+.endm
+
+// A block's sums to bytes; whether r0 = x is at the end.
+.macro finish
+  vmov r2, s0
+  vmov r3, s1
+  vmov r12, s2
+  requantize r4
+  requantize r5
+  requantize r6
+  requantize r7
+  vmov r2, s3
+  vmov r3, s4
+  vmov r12, s5
+  requantize r8
+  requantize r9
+  requantize r10
+  requantize r11
+  vmov r1, s12
+  vmov r2, s8
+  store r4, r8
+  store r5, r9
+  store r6, r10
+  store r7, r11
+  vmov s12, r1
+  vmov r3, s13
+  cmp r0, r3
+.endm
+
+// One pair of products as in `step`, of weights in registers, at r0 = x, which moves on. 15 cycles.
+.macro short_step first, second
+  vmov r1, \first
+  ldm r0!, {r2, r3, r12, lr}
+  smlad r4, r1, r2, r4
+  smlad r5, r1, r3, r5
+  smlad r6, r1, r12, r6
+  smlad r7, r1, lr, r7
+  vmov r1, \second
+  smlad r8, r1, r2, r8
+  smlad r9, r1, r3, r9
+  smlad r10, r1, r12, r10
+  smlad r11, r1, lr, r11
 .endm
 
 // Weights of four products of two channels: (2 pairs, 2 channels).
@@ -97,20 +152,35 @@
   .thumb_func
 reds_conv2d_channels:
   push {r0, r4-r11, lr}
+  vpush {s16-s31}
   mov r12, r0
-  // The first pair of products takes the biases along. The others go in passes of 16, of which the
+  // The first pair of products takes the biases along. The others go in passes of 20, of which the
   // first one is entered so that the last one is whole.
   ldr r2, [r12, #kWords]
   lsls r2, #1
   subs r2, #1
-  rsbs r2, r2, #0
-  and r2, r2, #(kPairsPerPass - 1)  // pairs to skip
+  add r3, r2, #(kPairsPerPass - 1)
+  movs r4, #kPairsPerPass
+  udiv r3, r3, r4
+  mul r3, r3, r4
+  subs r2, r3, r2  // pairs to skip
   rsb r3, r2, #1
   lsls r3, #4
   vmov s15, r3
   movs r3, #kStepCode
   mul r2, r2, r3
   adr.w r3, 5f
+  add r3, r2
+  orr r3, r3, #1
+  vmov s14, r3
+  // Up to 8 pairs of products, of which there are 2, 4, 6 or 8, have a loop of their own, entered alike.
+  ldr r2, [r12, #kWords]
+  cmp r2, #(kShortPairs / 2)
+  bhi 1f
+  rsb r2, r2, #(kShortPairs / 2)
+  movs r3, #(2 * kShortStepCode)
+  mul r2, r2, r3
+  adr.w r3, 13f
   add r3, r2
   orr r3, r3, #1
   vmov s14, r3
@@ -178,14 +248,18 @@ reds_conv2d_channels:
   ldr r0, [r12, #kX]
   ldr r1, [r12, #kOutput]
   ldr r2, [r12, #kOutputStep]
-  ldr r3, [r12, #kBlocks]
+  ldr r3, [r12, #kEnd]
   vmov s12, r1
   adds r1, #2
   str r1, [r12, #kOutput]
   vmov s8, r2
-  cmp r3, #1
-  beq 6f
   vmov s13, r3
+  cmp r0, r3
+  beq 6f
+3:
+  ldr r3, [r12, #kWords]
+  cmp r3, #(kShortPairs / 2)
+  bls 12f
 4:                                // a block; r0 = x
   vmov r1, s9
   vmov r7, s6
@@ -208,45 +282,26 @@ reds_conv2d_channels:
   vmov lr, s10
   cmp r1, lr
   bne.w 5b
-  vmov s11, r0
-  vmov r1, s12
-  vmov r2, s8
-  vmov r3, s0
-  vmov r12, s1
-  vmov lr, s2
-  store r4
-  store r5
-  store r6
-  store r7
-  vmov r0, s12
-  vmov s12, r1
-  adds r1, r0, #1
-  vmov r3, s3
-  vmov r12, s4
-  vmov lr, s5
-  store r8
-  store r9
-  store r10
-  store r11
-  vmov r0, s11
-  vmov r3, s13
-  subs r3, #1
-  vmov s13, r3
-  cmp r3, #1
-  bhi.w 4b
-  ldr r12, [sp]
-  bne 7f
-6:                                // the last block, which may take pixels for a second time
+  finish
+  bne.w 4b
+14:
+  ldr r12, [sp, #kSaved]
+6:                                // a last block takes pixels for a second time
   ldr r2, [r12, #kBack]
+  cmp r2, #0
+  beq 7f
+  ldr r4, [r12, #kLastEnd]
+  cmp r0, r4
+  beq 7f
+  vmov s13, r4
   vmov r1, s12
   ldr r5, [r12, #kOutputStep]
   add r5, r5, r5, lsl #1
   cmp r2, r5
   beq 8f
-  vmov s13, r3
   subs r1, r2
   vmov s12, r1
-  b.w 4b
+  b.w 3b
 8:                                // three of them: its last pixel alone
   adds r0, #12
   vmov r1, s9
@@ -263,23 +318,53 @@ reds_conv2d_channels:
   .endr
   cmp r1, r6
   bne 9b
+  vmov r2, s0
+  vmov r3, s1
+  vmov r12, s2
+  requantize r4
+  vmov r2, s3
+  vmov r3, s4
+  vmov r12, s5
+  requantize r5
   vmov r1, s12
-  movs r2, #1
-  vmov r3, s0
-  vmov r12, s1
-  vmov lr, s2
-  store r4
-  vmov r3, s3
-  vmov r12, s4
-  vmov lr, s5
-  store r5
-  ldr r12, [sp]
+  store r4, r5
+  ldr r12, [sp, #kSaved]
 7:
   ldr r2, [r12, #kPairs]
   subs r2, #1
   str r2, [r12, #kPairs]
   bne.w 1b
+  vpop {s16-s31}
   pop {r0, r4-r11, pc}
+12:                               // blocks of up to 8 pairs of products
+  vmov r1, s10
+  subs r1, #(8 * kShortPairs)  // the first ones may be no weights, and are not used
+  vldm r1, {s16-s31}
+  vmov r1, s14
+15:
+  vmov r4, s6
+  vmov r5, s6
+  vmov r6, s6
+  vmov r7, s6
+  vmov r8, s7
+  vmov r9, s7
+  vmov r10, s7
+  vmov r11, s7
+  bx r1
+  .balign 4
+13:
+  short_step s16, s17
+  short_step s18, s19
+  short_step s20, s21
+  short_step s22, s23
+  short_step s24, s25
+  short_step s26, s27
+  short_step s28, s29
+  short_step s30, s31
+  finish
+  vmov r1, s14
+  bne 15b
+  b 14b
   .size reds_conv2d_channels, . - reds_conv2d_channels
 
 // The second one adds to sums[channel][pixel], of two channels and four pixels, the products of

@@ -18,12 +18,10 @@
 #include "simd.h"
 
 // conv2d_pack.S and conv2d_channels.S
-extern "C" void reds_pack_pixels(const int8_t* const rows[4], uint32_t words,
-                                 uint32_t minus_zero_point, uint32_t* packed, uint32_t lines,
-                                 const uint32_t steps[4]);
-extern "C" void reds_pack_doubled_pixels(const int8_t* const rows[4], uint32_t words,
-                                         uint32_t minus_zero_point, uint32_t* packed,
-                                         uint32_t lines, const uint32_t steps[4]);
+extern "C" void reds_pack_pixels(const void* rows, uint32_t minus_zero_point, uint32_t zero_points,
+                                 uint32_t* packed);
+extern "C" void reds_pack_doubled_pixels(const void* rows, uint32_t minus_zero_point,
+                                         uint32_t zero_points, uint32_t* packed);
 extern "C" void reds_conv2d_block(const uint32_t* x, const uint32_t* weights, uint32_t pairs,
                                   int32_t* sums);
 extern "C" void reds_conv2d_channels(void* job);
@@ -34,27 +32,6 @@ namespace {
 
 constexpr uint32_t kPixels = 4;    // of one block
 constexpr uint32_t kChannels = 2;  // of one block
-
-// Four rows of int8 as (x - zero_point) * times: (pairs, 4 pixels), zeros behind them.
-template <int times>
-void pack_pixels(const int8_t* const rows[kPixels], uint32_t products, uint32_t minus_zero_point,
-                 uint32_t* packed) {
-  const uint32_t words = products / 4, rest = products % 4;
-  if (words > 0) {
-    constexpr auto pack = times == 2 ? reds_pack_doubled_pixels : reds_pack_pixels;
-    pack(rows, words, minus_zero_point, packed, 1, nullptr);
-    packed += words * 2 * kPixels;
-  }
-  const uint32_t first_two = rest < 3 ? 0xFFFFu : ~0u;  // of products 0 and 2
-  const uint32_t last_two = rest < 2 ? 0 : 0xFFFFu;     // of products 1 and 3
-  for (uint32_t i = 0; rest > 0 && i < kPixels; ++i) {
-    const uint32_t word = load_partial_word(rows[i] + 4 * words, rest);
-    const uint32_t even = sxtab16(minus_zero_point, word) & first_two;
-    const uint32_t odd = sxtab16_odd(minus_zero_point, word) & last_two;
-    packed[i] = times == 2 ? sadd16(even, even) : even;
-    packed[kPixels + i] = times == 2 ? sadd16(odd, odd) : odd;
-  }
-}
 
 // A channel's weights: `taps` runs of `words` of four, `gap` bytes between them.
 struct Runs {
@@ -152,48 +129,45 @@ struct Tile {
   }
 };
 
-// Four windows: lines of `bytes`, one or more, from `first` on and `steps` apart.
+// What is packed, as conv2d_pack.S knows it: of four pixels each a row of `lines` lines, one or more,
+// from `first` on and `steps` apart, of `bytes` bytes, four or more. All bytes of a row are one
+// sequence; zeros fill up its last four. So are the rows of `blocks` blocks, one or more, if all
+// steps are the same.
 struct Rows {
   const int8_t* first[kPixels];
   uint32_t steps[kPixels];
-  uint32_t bytes;
+  uint32_t bytes, lines, blocks;
+  uint32_t block_step;  // bytes
 };
 
-// The windows of output pixels from `pixel` on, where they lie in the image or copied to scratch.
-// Pixels behind the image, which there are in an image of less than four, repeat its last one.
-// products: of a window, with what fills up a copied one.
-__attribute__((always_inline)) inline Rows rows_of(Windows& windows, uint32_t pixel, uint32_t pixels,
-                                                   uint32_t products, const Scratch& scratch) {
-  Rows rows = {{}, {}, products};
-  windows.move_to(pixel);
-  const int8_t* window = windows.neighbours(kPixels);
-  if (window != nullptr) {
+// The windows of output pixels from the present one on, where they lie in the image or copied to
+// scratch: of as many of `blocks` blocks as lie evenly, or of one, whose pixels may be behind the
+// image if that has less than four: these repeat its last one.
+__attribute__((always_inline)) inline Rows rows_of(Windows& windows, uint32_t blocks,
+                                                   uint32_t pixels, const Scratch& scratch) {
+  Rows rows;
+  rows.bytes = windows.line_bytes();
+  rows.lines = windows.lines();
+  rows.blocks = windows.even_blocks(kPixels, blocks);
+  rows.block_step = kPixels * windows.window_step();
+  if (rows.blocks > 0) {
+    const int8_t* window = windows.window();
     for (uint32_t i = 0; i < kPixels; ++i, window += windows.window_step()) {
       rows.first[i] = window;
       rows.steps[i] = windows.line_step();
-      if (windows.are_copied()) {
-        int8_t* const row = scratch.rows + i * scratch.padded;
-        windows.copy(window, row);
-        rows.first[i] = row;
-      }
     }
-    if (!windows.are_copied()) rows.bytes = windows.line_bytes();
     return rows;
   }
+  rows.blocks = 1;
   for (uint32_t i = 0; i < kPixels; ++i) {
-    if (pixel + i >= pixels) {
+    if (i >= pixels) {
       rows.first[i] = rows.first[i - 1];
       rows.steps[i] = rows.steps[i - 1];
       continue;
     }
-    if (windows.is_pixel()) {
-      rows.first[i] = windows.pixel();
-    } else {
-      const Lines lines = windows.lines(scratch.rows + i * scratch.padded);
-      rows.first[i] = lines.first;
-      rows.steps[i] = lines.step;
-      if (lines.step != windows.line_bytes()) rows.bytes = windows.line_bytes();
-    }
+    const Lines lines = windows.lines_of(scratch.rows + i * scratch.padded);
+    rows.first[i] = lines.first;
+    rows.steps[i] = lines.step;
     windows.advance();
   }
   return rows;
@@ -201,39 +175,20 @@ __attribute__((always_inline)) inline Rows rows_of(Windows& windows, uint32_t pi
 
 // Packs the windows of a tile.
 template <int times>
-void pack_tile(Windows& windows, const int8_t* image, const LinearLevel& level, uint32_t products,
-               const Tile& tile, uint32_t pixels, const Scratch& scratch) {
+void pack_tile(Windows& windows, const LinearLevel& level, const Tile& tile, uint32_t pixels,
+               const Scratch& scratch) {
   constexpr auto pack = times == 2 ? reds_pack_doubled_pixels : reds_pack_pixels;
   const uint32_t minus_zero_point = negated_pair(level.input_zero_point);
+  const uint32_t zero_points = static_cast<uint8_t>(level.input_zero_point) * 0x01010101u;
   const uint32_t packed_words = scratch.padded / 2 * kPixels;  // of a block
-  const uint32_t step = windows.pixel_step();
+  const uint32_t even = tile.blocks - (tile.back > 0 ? 1 : 0);
   uint32_t* packed = scratch.tile;
-  uint32_t block = 0;
-  if (step > 0 && step % 4 == 0 && pixels >= kPixels) {
-    // One block's pixels lie behind the other's: all in one call, but a last one that goes back.
-    const uint32_t blocks = tile.blocks - (tile.back > 0 ? 1 : 0);
-    const int8_t* const first = image + tile.start * step;
-    const int8_t* const rows[kPixels] = {first, first + step, first + 2 * step, first + 3 * step};
-    const uint32_t steps[kPixels] = {4 * step, 4 * step, 4 * step, 4 * step};
-    if (blocks > 0) pack(rows, step / 4, minus_zero_point, packed, blocks, steps);
-    packed += blocks * packed_words;
-    block = blocks;
-  }
-  if (windows.are_copied()) {  // to rows of whole words
-    for (uint32_t i = 0; i < kPixels; ++i) {
-      int8_t* const row = scratch.rows + i * scratch.padded;
-      for (uint32_t j = products; j < scratch.padded; ++j) row[j] = level.input_zero_point;
-    }
-    products = scratch.padded;
-  }
-  for (; block < tile.blocks; ++block, packed += packed_words) {
-    const Rows rows = rows_of(windows, tile.first_pixel(block), pixels, products, scratch);
-    if (rows.bytes == products) {
-      pack_pixels<times>(rows.first, products, minus_zero_point, packed);
-    } else {  // whole words, see Windows
-      pack(rows.first, rows.bytes / 4, minus_zero_point, packed, products / rows.bytes,
-           rows.steps);
-    }
+  for (uint32_t block = 0; block < tile.blocks;) {
+    windows.move_to(tile.first_pixel(block));
+    const Rows rows = rows_of(windows, block < even ? even - block : 1, pixels, scratch);
+    pack(&rows, minus_zero_point, zero_points, packed);
+    packed += rows.blocks * packed_words;
+    block += rows.blocks;
   }
 }
 
@@ -383,8 +338,7 @@ void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers
   const WeightRows rows(op, *level.inputs);
   for (uint32_t start = 0; start < pixels; start += level.tile_width) {
     const Tile tile(start, pixels, level.tile_width);
-    pack_tile<Requantization::kTimes>(windows, buffers.inputs[0], level, products, tile, pixels,
-                                      scratch);
+    pack_tile<Requantization::kTimes>(windows, level, tile, pixels, scratch);
     PairCursor cursor(level, rows, scratch);
     while (!cursor.is_done()) {
       Requantization::multiply(level, cursor.next(), tile, scratch, output);

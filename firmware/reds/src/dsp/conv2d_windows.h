@@ -67,53 +67,47 @@ class Windows {
         input_(input),
         channels_(level.inputs->count),
         line_bytes_(static_cast<uint32_t>(op.window.kernel_width) * channels_),
+        window_bytes_(static_cast<uint32_t>(op.window.kernel_height) * line_bytes_),
         line_step_(static_cast<uint32_t>(op.window.dilation_height * op.window.input_width) *
                    channels_),
-        is_pixel_(op.window.kernel_height == 1 && op.window.kernel_width == 1 &&
-                  op.window.pad_top == 0 && op.window.pad_left == 0),
-        pixel_step_(is_pixel_ && op.window.stride_height == 1 && op.window.stride_width == 1 &&
-                            op.window.output_width == op.window.input_width
-                        ? channels_
-                        : 0),
-        packs_lines_(op.window.dilation_width == 1 &&
-                     (op.window.kernel_height == 1 || line_bytes_ % 4 == 0)),
+        are_pixels_(op.window.kernel_height == 1 && op.window.kernel_width == 1 &&
+                    op.window.pad_top == 0 && op.window.pad_left == 0 &&
+                    op.window.stride_height == 1 && op.window.stride_width == 1 &&
+                    op.window.output_width == op.window.input_width),
+        are_copied_(op.window.dilation_width > 1 || line_bytes_ < kWord),
         inside_y_(op.window.pad_top, (op.window.kernel_height - 1) * op.window.dilation_height + 1,
                   op.window.input_height, op.window.stride_height),
         inside_x_(op.window.pad_left, (op.window.kernel_width - 1) * op.window.dilation_width + 1,
                   op.window.input_width, op.window.stride_width) {}
 
-  uint32_t line_bytes() const { return line_bytes_; }
+  // A window's lines, all alike: of a window that is copied all bytes are one line of at least four.
+  uint32_t line_bytes() const {
+    return !are_copied_ ? line_bytes_ : (window_bytes_ < kWord ? kWord : window_bytes_);
+  }
+  uint32_t lines() const {
+    return are_copied_ ? 1 : static_cast<uint32_t>(window_.kernel_height);
+  }
 
-  // Bytes from one pixel's window to the next one's, where all lie evenly from the image's start on,
-  // else 0.
-  uint32_t pixel_step() const { return pixel_step_; }
+  // How many of `blocks` blocks of `pixels` windows lie side by side, window_step() bytes apart, from
+  // the present one on.
+  uint32_t even_blocks(uint32_t pixels, uint32_t blocks) const {
+    if (are_copied_ || !inside_y_.has(y_) || x_ < inside_x_.first) return 0;
+    const int32_t lines = are_pixels_ ? window_.output_height - y_ : 1;
+    const int32_t end = are_pixels_ ? window_.output_width : inside_x_.last + 1;
+    const int32_t left = lines * end - x_;
+    const uint32_t whole = left > 0 ? static_cast<uint32_t>(left) / pixels : 0;
+    return whole < blocks ? whole : blocks;
+  }
 
-  // Whether every window is copied, none read in place.
-  bool are_copied() const { return !is_pixel_ && !packs_lines_; }
-
-  // The first one of `count` windows side by side that lie in the image as a whole, from the present
-  // pixel on, or null; they are window_step() bytes apart.
-  const int8_t* neighbours(uint32_t count) const {
-    const bool are_inside = inside_y_.has(y_) && x_ >= inside_x_.first &&
-                            x_ + static_cast<int32_t>(count) - 1 <= inside_x_.last;
-    return are_inside ? window() : nullptr;
+  // The present one, which lies in the image as a whole.
+  const int8_t* window() const {
+    return at(y_ * window_.stride_height - window_.pad_top,
+              x_ * window_.stride_width - window_.pad_left);
   }
   uint32_t window_step() const {
     return static_cast<uint32_t>(window_.stride_width) * channels_;
   }
   uint32_t line_step() const { return line_step_; }
-
-  // A window in the image to `row`.
-  void copy(const int8_t* from, int8_t* row) const {
-    gather(static_cast<uint32_t>(window_.kernel_height),
-           static_cast<uint32_t>(window_.kernel_width), from, row);
-  }
-
-  // Whether a window is one pixel of the image.
-  bool is_pixel() const { return is_pixel_; }
-  const int8_t* pixel() const {
-    return at(y_ * window_.stride_height, x_ * window_.stride_width);
-  }
 
   void advance() {
     if (++x_ == window_.output_width) {
@@ -128,9 +122,9 @@ class Windows {
     x_ = static_cast<int32_t>(pixel % width);
   }
 
-  // Where they are or, with zero points outside the image, copied to `row`, which has room for a
-  // multiple of four bytes.
-  Lines lines(int8_t* row) const {
+  // Where they are or, with zero points outside the image and behind less than four bytes, copied to
+  // `row`, which has room for a multiple of four.
+  Lines lines_of(int8_t* row) const {
     const int32_t y = y_ * window_.stride_height - window_.pad_top;
     const int32_t x = x_ * window_.stride_width - window_.pad_left;
     if (!inside_y_.has(y_) || !inside_x_.has(x_)) {
@@ -138,17 +132,14 @@ class Windows {
       return {row, line_bytes_};
     }
     const int8_t* const from = window();
-    if (packs_lines_) return {from, line_step_};
-    copy(from, row);
+    if (!are_copied_) return {from, line_step_};
+    if (window_bytes_ < kWord) fill(row, level_.input_zero_point, kWord);
+    gather(static_cast<uint32_t>(window_.kernel_height),
+           static_cast<uint32_t>(window_.kernel_width), from, row);
     return {row, line_bytes_};
   }
 
  private:
-  const int8_t* window() const {
-    return at(y_ * window_.stride_height - window_.pad_top,
-              x_ * window_.stride_width - window_.pad_left);
-  }
-
   const int8_t* at(int32_t y, int32_t x) const {
     return input_ + (y * window_.input_width + x) * static_cast<int32_t>(channels_);
   }
@@ -156,7 +147,7 @@ class Windows {
   __attribute__((noinline)) void gather_edge(int32_t y, int32_t x, int8_t* row) const {
     const Taps lines(y, window_.kernel_height, window_.dilation_height, window_.input_height);
     const Taps taps(x, window_.kernel_width, window_.dilation_width, window_.input_width);
-    fill(row, level_.input_zero_point, static_cast<uint32_t>(window_.kernel_height) * line_bytes_);
+    fill(row, level_.input_zero_point, window_bytes_);
     gather(lines.count, taps.count, at(lines.position, taps.position),
            row + lines.first * line_bytes_ + taps.first * channels_);
   }
@@ -172,13 +163,14 @@ class Windows {
     }
   }
 
+  static constexpr uint32_t kWord = 4;  // bytes
+
   const Window& window_;
   const LinearLevel& level_;
   const int8_t* const input_;
-  const uint32_t channels_, line_bytes_, line_step_;
-  const bool is_pixel_;
-  const uint32_t pixel_step_;
-  const bool packs_lines_;
+  const uint32_t channels_, line_bytes_, window_bytes_, line_step_;
+  const bool are_pixels_;  // of the image, in its order
+  const bool are_copied_;
   const Inside inside_y_, inside_x_;
   int32_t y_ = 0, x_ = 0;
 };

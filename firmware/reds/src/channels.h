@@ -7,7 +7,6 @@
 namespace reds {
 
 // next() returns the kept channels' positions in the store, one after the other. left(): how many
-// of the following ones lie side by side, behind the one before; skip() leaves some of them out. left(): how many
 // of the following ones lie side by side, behind the one before; skip() leaves some of them out.
 class ChannelCursor {
  public:

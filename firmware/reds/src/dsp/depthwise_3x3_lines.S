@@ -1,36 +1,51 @@
 // The loops of depthwise_conv2d_3x3.cc, which says what they compute.
 //
-//   uint32_t* reds_pack_line(const Packing* packing, const int8_t* line, uint32_t* packed);
+//   uint32_t* reds_pack_lines(const Packing* packing, const int8_t* line, uint32_t* packed,
+//                             uint32_t lines);
 //   void reds_depthwise_3x3_stride1(Job* job);
 //   void reds_depthwise_3x3_stride2(Job* job);
 //
 // Cycles for 8 outputs of one channel, 72 products, on a Cortex-M4 without wait states:
 //                       stride 1   stride 2
-//   sums, 3 lines             80         98
+//   sums, 3 lines             77         95
 //   requantisation, bytes     53         53
-//   loop                      10         10
-//                     143 = 2.0  161 = 2.2 per product
+//   loop                       8          8
+//                     138 = 1.9  156 = 2.2 per product
 //
-// Packing takes 18 for 8 values, 3 for the loop, 9 for a word of zeros, and 60 for a line.
+// A line of outputs takes 23, or 15 if it has less than 8; a channel 80. Packing takes 18 for 8 values, 9 for a word of zeros, and
+// 35 for a line.
 #include "../../include/reds/core.h"
 
 #if REDS_DSP_KERNELS
 
-#include "requantize.h"
-
   .syntax unified
   .thumb
 
-// Bytes from the start of a Job. Its first twelve words live in s0 ... s11:
-//   s0 ... s5 weights, s6 bias, s7 multiplier, s8 rounding, s9 shift, s10 line_bytes, s11 output_step
-  .equ kX, 48
-  .equ kOutput, 52
-  .equ kXLineStep, 56
-  .equ kOutputLineStep, 60
-  .equ kLines, 64
-  .equ kBlocks, 68
+// Bytes from the start of a Job.
+  .equ kTaps, 0
+  .equ kBias, 4
+  .equ kMultiplier, 8
+  .equ kShift, 12
+  .equ kTapStep, 16
+  .equ kTapLineStep, 20
+  .equ kRoundingFactor, 24
+  .equ kLanes, 28
+  .equ kX, 32
+  .equ kOutput, 36
+  .equ kConstants, 40
   .equ kPairs, 72
-  .equ kIsEven, 76
+
+// While a channel is computed:
+//   s0 ... s5   weights, doubled: (w0, w1) and (w1, w2) of each line; s6 bias, s7 multiplier, s8 rounding, s9 shift
+//   s10, s11    from the last line of a block's window to the next block, output_step
+//   s12, s13    likewise from the end of a line of outputs to the next one: x, output
+//   s14         bytes of all lines of x, and of a line's whole blocks: s15
+//   s16         bytes of a packed line
+//   s17         whether the last output of the last pair is one
+//   s18         where the tail of a line is computed
+//   s19         where a line begins
+//   s21         where x ends
+//   s22         output of the block; s23 where the line's whole blocks end
 
 // Two neighbouring outputs y0 and y1 from words a, b (stride 2: a, b, c), on top of from0, from1.
 // r12 = (w0, w1), lr = (w1, w2)
@@ -101,108 +116,182 @@
 .endif
 .endm
 
-// r1 = multiplier, r2 = rounding, r3 = shift, r12 = output, lr = output_step
-.macro store sum
-  requantize \sum, r1, r2, r3, r12, lr
+// r1 = multiplier, r2 = rounding, r3 = shift, r12 = output
+.macro store sum, temporary
+  add \temporary, r2, \sum, asr #31
+  smmlar \sum, \sum, r1, \temporary
+  asr \sum, \sum, r3
+  ssat \sum, #8, \sum
+  strb \sum, [r12]
 .endm
 
-// n outputs, the last one in register `last`, from r0 = x to the bytes at s14. Leaves r12 behind
-// them. In a tail the last one is stored only if is_even.
+// Behind others, and behind r4, which is free then; lr = output_step
+.macro store_next sum
+  add r12, lr
+  store \sum, r4
+.endm
+
+// n outputs, the last one in register `last`, from r0 = x to the bytes at s22. Leaves r12 at the last
+// one, r0 at the window's last line. In a tail the last one is stored only if there is one.
 .macro block stride, n, last, is_tail
+.if \is_tail
+  vmov s22, r12
+.endif
   vmov \last, s6
   window_line \stride, \n, 1, \last, s0, s1
-  vmov r3, s10
+  vmov r3, s16
   add r0, r3
   window_line \stride, \n, 0, \last, s2, s3
-  vmov r3, s10
+  vmov r3, s16
   add r0, r3
   window_line \stride, \n, 0, \last, s4, s5
   vmov r1, s7
   vmov r2, s8
   vmov r3, s9
-  vmov r12, s14
+  vmov r12, s22
+  store r4, lr
   vmov lr, s11
-  store r4
 .if \n > 2
-  store r5
-  store r6
+  store_next r5
+  store_next r6
 .endif
 .if \n > 4
-  store r7
-  store r8
+  store_next r7
+  store_next r8
 .endif
 .if \n > 6
-  store r9
-  store r10
+  store_next r9
+  store_next r10
 .endif
 .if \is_tail
-  vmov r0, s12
-  ldr r0, [r0, #kIsEven]
-  cmp r0, #0
-  beq .Lnext_line\@
+  vmov r4, s17
+  cmp r4, #0
+  beq 4b
 .endif
-  store \last
-.Lnext_line\@:
+  store_next \last
 .endm
 
-// s12 = job, s13 = x of the block, s14 = output, s15 = blocks that are left
+// The weights of a line, r7 ... r9, to `first` and `second`; then those of the next line, if any.
+// r1 = taps, r5 = tap_step, r6 = tap_line_step. Uses r10, r11.
+.macro weights first, second, is_followed
+  pkhbt r10, r7, r8, lsl #16
+  pkhbt r11, r8, r9, lsl #16
+.if \is_followed
+  add r1, r6
+  ldrsb r7, [r1]
+  ldrsb r8, [r1, r5]
+  ldrsb r9, [r1, r5, lsl #1]
+.endif
+  sadd16 r10, r10, r10
+  sadd16 r11, r11, r11
+  vmov \first, r10
+  vmov \second, r11
+.endm
+
 .macro multiply_lines name, stride
   .section .text.\name, "ax", %progbits
   .global \name
   .type \name, %function
   .thumb_func
 \name:
-  push {r4-r11, lr}
-  vldm r0, {s0-s11}
-  vmov s12, r0
-1:                                // a line of outputs
-  vmov r1, s12
-  ldr r0, [r1, #kX]
-  ldr r12, [r1, #kOutput]
-  ldr r2, [r1, #kXLineStep]
-  ldr r3, [r1, #kOutputLineStep]
-  add r2, r0
-  str r2, [r1, #kX]
-  add r3, r12
-  str r3, [r1, #kOutput]
-  vmov s14, r12
-  ldr r2, [r1, #kBlocks]
+  push {r0, r4-r11, lr}
+  vpush {s16-s23}
+  add r1, r0, #kConstants
+  vldm r1, {s10-s17}
+  ldr r1, [r0, #kPairs]
+  adr.w r2, 8f
+  ldrh r1, [r2, r1, lsl #1]
+  add r1, r2
+  orr r1, r1, #1
+  vmov s18, r1
+  vmov r2, s15
   cmp r2, #0
-  beq 3f
-  vmov s15, r2
-2:
-  vmov s13, r0
-  block \stride, 8, r11, 0
-  vmov s14, r12
-  vmov r0, s13
-  adds r0, #(64 * \stride)
+  itt ne
+  adrne r1, 2f
+  orrne r1, r1, #1
+  vmov s19, r1
+1:                                // a channel; r0 = job
+  ldm r0, {r1-r6}
+  ldrsb r7, [r1]
+  ldrsb r8, [r1, r5]
+  ldrsb r9, [r1, r5, lsl #1]
+  weights s0, s1, 1
+  weights s2, s3, 1
+  weights s4, s5, 0
+  sub r1, r1, r6, lsl #1
+  adds r1, #1
+  ldr r8, [r2], #4
+  ldr r9, [r3], #4
+  ldrsb r10, [r4], #1
+  stm r0, {r1-r4}
+  ldr r5, [r0, #kRoundingFactor]
+  ldrd r6, r7, [r0, #kX]
+  lsl r8, r8, #1
+  vmov s6, r8
+  vmov s7, r9
+  mvn r11, r10  // shift - 1
+  lsl r5, r5, r11
+  rsb r10, r10, #0
+  vmov s8, r5
+  vmov s9, r10
+  vmov r1, s14
+  add r1, r6
+  vmov s21, r1
+  adds r1, r6, #4
+  adds r2, r7, #1
+  strd r1, r2, [r0, #kX]
+  mov r0, r6
+  mov r12, r7
+  vmov r1, s19
+  bx r1
+  .balign 4
+2:                                // a line of outputs that has whole blocks
+  vmov s22, r12
   vmov r1, s15
-  subs r1, #1
-  vmov s15, r1
-  bne 2b
-  vmov r1, s12
-3:                                // what is left of it
-  ldr r2, [r1, #kPairs]
-  tbh [pc, r2, lsl #1]
+  add r1, r0
+  vmov s23, r1
+3:
+  block \stride, 8, r11, 0
+  add r12, lr
+  vmov s22, r12
+  vmov r1, s10
+  add r0, r1
+  vmov r1, s23
+  cmp r0, r1
+  bne 3b
+  vmov r1, s18
+  bx r1
+  .balign 4
 8:
-  .hword (4f - 8b) / 2, (7f - 8b) / 2, (5f - 8b) / 2, (6f - 8b) / 2, (9f - 8b) / 2
-4:
+  .hword 4f - 8b, 5f - 8b, 6f - 8b, 9f - 8b, 10f - 8b
+4:                                // r0 and r12 at the line's end
   vmov r1, s12
-  ldr r2, [r1, #kLines]
-  subs r2, #1
-  str r2, [r1, #kLines]
-  bne 1b
-  pop {r4-r11, pc}
+  add r0, r1
+  vmov r1, s13
+  add r12, r1
+  vmov r1, s21
+  cmp r0, r1
+  beq 7f
+  vmov r1, s19
+  bx r1
 7:
+  ldr r0, [sp, #32]
+  ldr r1, [r0, #kLanes]
+  subs r1, #1
+  str r1, [r0, #kLanes]
+  bne 1b
+  vpop {s16-s23}
+  pop {r0, r4-r11, pc}
+5:
   block \stride, 2, r5, 1
   b 4b
-5:
+6:
   block \stride, 4, r7, 1
   b 4b
-6:
+9:
   block \stride, 6, r9, 1
   b 4b
-9:
+10:
   block \stride, 8, r11, 1
   b 4b
   .size \name, . - \name
@@ -214,25 +303,19 @@
 // Bytes from the start of a Packing.
   .equ kStep, 0
   .equ kMinusZeroPoint, 4
-  .equ kZeroPoints, 8
-  .equ kZerosBefore, 12
-  .equ kIsFirstAlone, 16
-  .equ kPairsInside, 20
-  .equ kIsLastAlone, 24
-  .equ kZerosBehind, 28
-  .equ kWords, 32
+  .equ kParts, 8  // line_step, zero_points, zeros_before, is_first_alone, pairs, is_last_alone, zeros_behind
 
-// Four channels of two pixels, r4 and r5: x - zero_point in pairs, channel by channel.
-.macro pack_pair
-  sxtab16 r6, r3, r4
-  sxtab16 r7, r3, r5
-  sxtab16 r4, r3, r4, ror #8
-  sxtab16 r5, r3, r5, ror #8
-  pkhbt r8, r6, r7, lsl #16
-  pkhbt r9, r4, r5, lsl #16
-  pkhtb r10, r7, r6, asr #16
-  pkhtb r11, r5, r4, asr #16
-  stmia r2!, {r8-r11}
+// Four channels of two pixels, a and b: x - zero_point in pairs, channel by channel. Uses r8 ... r11.
+.macro pack_pair a, b
+  sxtab16 r8, r3, \a
+  sxtab16 r10, r3, \b
+  sxtab16 r9, r3, \a, ror #8
+  sxtab16 r11, r3, \b, ror #8
+  pkhbt \a, r8, r10, lsl #16
+  pkhbt \b, r9, r11, lsl #16
+  pkhtb r10, r10, r8, asr #16
+  pkhtb r11, r11, r9, asr #16
+  stmia r2!, {\a, \b, r10, r11}
 .endm
 
 // r12 words of zeros, or none.
@@ -250,51 +333,70 @@
 2:
 .endm
 
-  .section .text.reds_pack_line, "ax", %progbits
-  .global reds_pack_line
-  .type reds_pack_line, %function
+// s0 line_step, s1 ... s6 the other parts, s7 line, s8 lines that are left
+  .section .text.reds_pack_lines, "ax", %progbits
+  .global reds_pack_lines
+  .type reds_pack_lines, %function
   .thumb_func
-reds_pack_line:
+reds_pack_lines:
   push {r4-r11, lr}
-  ldr r12, [r0, #kWords]
-  cmp r1, #0
-  beq 7f
-  ldr r12, [r0, #kZerosBefore]
-  ldr lr, [r0, #kStep]
+  vmov s8, r3
+  add r4, r0, #kParts
+  vldm r4, {s0-s6}
   ldr r3, [r0, #kMinusZeroPoint]
+  ldr lr, [r0, #kStep]
+  add r0, lr, lr, lsl #1
+3:
+  vmov s7, r1
+  vmov r12, s2
   zeros
-  ldr r12, [r0, #kIsFirstAlone]
+  vmov r12, s3
   cmp r12, #0
-  beq 3f
-  ldr r4, [r0, #kZeroPoints]
+  beq 4f
+  vmov r4, s1
   ldr r5, [r1]
   add r1, lr
-  pack_pair
-3:
-  ldr r12, [r0, #kPairsInside]
-  cmp r12, #0
-  beq 5f
+  pack_pair r4, r5
 4:
+  vmov r12, s4
+  lsrs r12, r12, #1
+  bcc 5f
   ldr r4, [r1]
   ldr r5, [r1, lr]
   add r1, r1, lr, lsl #1
-  pack_pair
-  subs r12, #1
-  bne 4b
+  pack_pair r4, r5
 5:
-  ldr r12, [r0, #kIsLastAlone]
-  cmp r12, #0
-  beq 6f
-  ldr r4, [r1]
-  ldr r5, [r0, #kZeroPoints]
-  pack_pair
+  beq 7f
 6:
-  ldr r12, [r0, #kZerosBehind]
+  ldr r4, [r1]
+  ldr r5, [r1, lr]
+  ldr r6, [r1, lr, lsl #1]
+  ldr r7, [r1, r0]
+  add r1, r1, lr, lsl #2
+  pack_pair r4, r5
+  pack_pair r6, r7
+  subs r12, #1
+  bne 6b
 7:
+  vmov r12, s5
+  cmp r12, #0
+  beq 8f
+  ldr r4, [r1]
+  vmov r5, s1
+  pack_pair r4, r5
+8:
+  vmov r12, s6
   zeros
+  vmov r1, s7
+  vmov r12, s0
+  add r1, r12
+  vmov r12, s8
+  subs r12, #1
+  vmov s8, r12
+  bne 3b
   mov r0, r2
   pop {r4-r11, pc}
-  .size reds_pack_line, . - reds_pack_line
+  .size reds_pack_lines, . - reds_pack_lines
 
 #elif defined(__linux__)
   .section .note.GNU-stack, "", %progbits  // or the linker makes the stack executable

@@ -23,10 +23,10 @@
 #include "../channels.h"
 #include "simd.h"
 
-// depthwise_3x3_lines.S. A line's first pixel is null outside the image; returns where the next
-// line goes.
-extern "C" uint32_t* reds_pack_line(const void* packing, const int8_t* line, uint32_t* packed);
-// All lines of a job.
+// depthwise_3x3_lines.S. Lines that lie in the image, one or more; returns where the next line goes.
+extern "C" uint32_t* reds_pack_lines(const void* packing, const int8_t* line, uint32_t* packed,
+                                     uint32_t lines);
+// All lines of a job's channels.
 extern "C" void reds_depthwise_3x3_stride1(void* job);
 extern "C" void reds_depthwise_3x3_stride2(void* job);
 
@@ -61,88 +61,67 @@ Lines lines_of(const Window& w, uint32_t channels) {
           out_row,       1,               3};
 }
 
-// What the loops in assembly need of a channel, at the places that they know.
+// What the loops in assembly need, at the places that they know. They change the first part, which
+// is the next channel's.
 struct Job {
-  uint32_t weights[6];   // see Weights
-  int32_t bias;          // doubled
-  int32_t multiplier, rounding, shift;
-  uint32_t line_bytes;   // of a packed line
-  uint32_t output_step;  // bytes
-  const uint32_t* x;     // of the next line of outputs
+  const int8_t* taps;  // of the store
+  const int32_t *bias, *multiplier;
+  const int8_t* shift;
+  uint32_t tap_step, tap_line_step;  // bytes
+  uint32_t rounding_factor;          // 2 * zero_point + 1
+  uint32_t lanes;                    // channels, one or more
+  const uint32_t* x;
   int8_t* output;
-  uint32_t x_line_step;  // bytes from one line of outputs to the next
-  uint32_t output_line_step;
-  uint32_t lines;
-  uint32_t blocks;  // of eight outputs
-  uint32_t pairs;   // of outputs that are left
-  uint32_t is_even;  // whether the last output of the last pair is one
+
+  uint32_t next_block;   // bytes from the last packed line of a block's window to the next block
+  uint32_t output_step;  // bytes
+  uint32_t next_line_x;  // likewise, from the end of a line of outputs to the next one
+  uint32_t next_line_output;
+  uint32_t x_bytes;      // of all lines of outputs
+  uint32_t block_bytes;  // of a line's whole blocks, of eight outputs
+  uint32_t line_bytes;   // of a packed line
+  uint32_t is_even;      // whether the last output of the last pair is one
+  uint32_t pairs;        // of outputs that are left
 };
-static_assert(offsetof(Job, x) == 48 && offsetof(Job, is_even) == 76, "depthwise_3x3_lines.S knows them");
+static_assert(offsetof(Job, next_block) == 40 && offsetof(Job, pairs) == 72,
+              "depthwise_3x3_lines.S knows them");
 
 // How four channels of a line are packed, likewise: words of zeros, one of a zero and the first
 // pixel, pairs of pixels, one of the last pixel and a zero, words of zeros.
 struct Packing {
   uint32_t step;  // bytes from pixel to pixel
-  uint32_t minus_zero_point, zero_points;
+  uint32_t minus_zero_point;
+  uint32_t line_step;  // bytes
+  uint32_t zero_points;
   uint32_t zeros_before, is_first_alone, pairs, is_last_alone, zeros_behind;
-  uint32_t words;  // of the line
 
-  Packing(const Lines& lines, int8_t zero_point, int32_t line_words)
+  Packing(const Lines& lines, int8_t zero_point, int32_t words)
       : step(lines.input_step),
         minus_zero_point(negated_pair(zero_point)),
-        zero_points(static_cast<uint8_t>(zero_point) * 0x01010101u),
-        words(static_cast<uint32_t>(line_words)) {
+        line_step(lines.input_line_step),
+        zero_points(static_cast<uint8_t>(zero_point) * 0x01010101u) {
     const int32_t pad = lines.pad_along, end = pad + lines.input_length;
-    const int32_t before = clamp(pad / 2, 0, line_words);
-    const int32_t first = clamp((pad + 1) / 2, 0, line_words);
-    const int32_t last = clamp(end / 2, first, line_words);
-    const int32_t behind = clamp((end + 1) / 2, last, line_words);
+    const int32_t before = clamp(pad / 2, 0, words);
+    const int32_t first = clamp((pad + 1) / 2, 0, words);
+    const int32_t last = clamp(end / 2, first, words);
+    const int32_t behind = clamp((end + 1) / 2, last, words);
     zeros_before = static_cast<uint32_t>(before);
     is_first_alone = static_cast<uint32_t>(first - before);
     pairs = static_cast<uint32_t>(last - first);
     is_last_alone = static_cast<uint32_t>(behind - last);
-    zeros_behind = static_cast<uint32_t>(line_words - behind);
+    zeros_behind = static_cast<uint32_t>(words - behind);
   }
 };
-static_assert(offsetof(Packing, words) == 32, "depthwise_3x3_lines.S knows it");
+static_assert(offsetof(Packing, line_step) == 8, "depthwise_3x3_lines.S knows it");
 
-// Doubled weights of a window's three lines, (w0, w1) and (w1, w2) of each, by channel.
-struct Weights {
-  uint32_t words[kLanes][6];
-
-  // Of four channels that lie side by side at `taps`.
-  void set_all(const int8_t* taps, uint32_t step, uint32_t line_step) {
-    for (uint32_t i = 0; i < 6; i += 2, taps += line_step) {
-      uint32_t even[3], odd[3];
-      for (uint32_t tap = 0; tap < 3; ++tap) {
-        const uint32_t word = load_word(taps + tap * step);
-        even[tap] = sxtb16(word);
-        odd[tap] = sxtb16_odd(word);
-        even[tap] = sadd16(even[tap], even[tap]);
-        odd[tap] = sadd16(odd[tap], odd[tap]);
-      }
-      for (uint32_t pair = 0; pair < 2; ++pair) {
-        words[0][i + pair] = pkhbt(even[pair], even[pair + 1]);
-        words[1][i + pair] = pkhbt(odd[pair], odd[pair + 1]);
-        words[2][i + pair] = pkhtb(even[pair + 1], even[pair]);
-        words[3][i + pair] = pkhtb(odd[pair + 1], odd[pair]);
-      }
-    }
+// Lines of zeros, outside the image.
+uint32_t* pack_zeros(uint32_t* packed, uint32_t words) {
+  for (; words > 0; --words) {
+    *packed++ = 0;
+    asm volatile("" ::: "memory");  // else GCC calls memset
   }
-
-  void set(uint32_t lane, const int8_t* taps, uint32_t step, uint32_t line_step) {
-    for (uint32_t i = 0; i < 6; i += 2, taps += line_step) {
-      const int32_t w0 = taps[0], w1 = taps[step], w2 = taps[2 * step];
-      words[lane][i] = weight_pair(w0, w1);
-      words[lane][i + 1] = weight_pair(w1, w2);
-    }
-  }
-
- private:
-  static uint32_t weight_pair(int32_t a, int32_t b) {
-    return (static_cast<uint32_t>(2 * a) & 0xFFFFu) | static_cast<uint32_t>(2 * b) << 16;
-  }
-};
+  return packed;
+}
 
 void convolve(const DepthwiseConv2D& op, const LinearLevel& level, const Buffers& buffers,
               int32_t stride_along, void (*multiply)(void*)) {
@@ -151,32 +130,39 @@ void convolve(const DepthwiseConv2D& op, const LinearLevel& level, const Buffers
   const int32_t pairs = (lines.output_length + 1) / 2;
   const int32_t words = (stride_along == 1 ? pairs : 2 * pairs) + 1;
   const Packing packing(lines, level.input_zero_point, words);
+  const uint32_t line_words = static_cast<uint32_t>(words) * kLanes;
+  const uint32_t blocks = static_cast<uint32_t>(lines.output_length) / kBlock;
+  const uint32_t block_words = kBlock / 2 * static_cast<uint32_t>(stride_along) * kLanes;
+  const uint32_t block_bytes = block_words * sizeof(uint32_t);
   Job job;
-  job.line_bytes = static_cast<uint32_t>(words) * kLanes * sizeof(uint32_t);
+  job.tap_step = lines.tap_step * op.store_outputs;
+  job.tap_line_step = lines.tap_line_step * op.store_outputs;
+  job.rounding_factor = static_cast<uint32_t>(2 * level.output_zero_point + 1);
+  job.line_bytes = line_words * sizeof(uint32_t);
+  job.next_block = block_bytes - 2 * job.line_bytes;
   job.output_step = lines.output_step;
-  job.x_line_step = static_cast<uint32_t>(lines.stride_lines) * job.line_bytes;
-  job.output_line_step = lines.output_line_step;
-  job.blocks = static_cast<uint32_t>(lines.output_length) / kBlock;
-  job.pairs = static_cast<uint32_t>(pairs) - kBlock / 2 * job.blocks;
+  job.block_bytes = blocks * block_bytes;
+  job.pairs = static_cast<uint32_t>(pairs) - kBlock / 2 * blocks;
+  // A line's end is the last line of its last window, and its last output; or, of whole blocks
+  // alone, where the next block would be.
+  const uint32_t x_line_step = static_cast<uint32_t>(lines.stride_lines) * job.line_bytes;
+  const uint32_t outputs = static_cast<uint32_t>(lines.output_length) - (job.pairs > 0 ? 1 : 0);
+  job.next_line_x = x_line_step - job.block_bytes - (job.pairs > 0 ? 2 * job.line_bytes : 0);
+  job.next_line_output = lines.output_line_step - outputs * job.output_step;
   job.is_even = lines.output_length % 2 == 0;
   uint32_t* const scratch = reinterpret_cast<uint32_t*>(buffers.scratch);
-  uint32_t store[kLanes] = {};  // channels in the store of the last lanes
   ChannelCursor cursor(*level.outputs);
-  const uint32_t tap_step = lines.tap_step * op.store_outputs;
-  const uint32_t tap_line_step = lines.tap_line_step * op.store_outputs;
   for (uint32_t next = 0; next < channels;) {
     // The last four take some for a second time, rather than less than four.
     const uint32_t first = next + kLanes <= channels ? next : channels - kLanes;
     const uint32_t again = next - first;
-    for (uint32_t lane = 0; lane < again; ++lane) store[lane] = store[kLanes - again + lane];
-    for (uint32_t lane = again; lane < kLanes; ++lane) store[lane] = cursor.next();
-    Weights weights;
-    if (store[kLanes - 1] == store[0] + kLanes - 1) {
-      weights.set_all(op.weights + store[0], tap_step, tap_line_step);
+    uint32_t store[kLanes];
+    store[again] = cursor.next();
+    const bool are_neighbours = cursor.left() + again + 1 >= kLanes;
+    if (are_neighbours) {
+      cursor.skip(kLanes - 1 - again);
     } else {
-      for (uint32_t lane = again; lane < kLanes; ++lane) {
-        weights.set(lane, op.weights + store[lane], tap_step, tap_line_step);
-      }
+      for (uint32_t lane = again + 1; lane < kLanes; ++lane) store[lane] = cursor.next();
     }
     // Where one tile is all of the image, its lines of zeros stay where they are.
     const bool has_zeros = next > 0 && level.tile_height >= lines.output_lines;
@@ -184,29 +170,26 @@ void convolve(const DepthwiseConv2D& op, const LinearLevel& level, const Buffers
       const int32_t count = clamp(lines.output_lines - line, 1, level.tile_height);
       const int32_t begin = line * lines.stride_lines - lines.pad_lines;
       const int32_t end = begin + (count - 1) * lines.stride_lines + 3;
-      uint32_t* packed = scratch;
-      const int8_t* const image = buffers.inputs[0] + first;
-      for (int32_t i = begin; i < end; ++i) {
-        const bool is_inside = i >= 0 && i < lines.input_lines;
-        if (!is_inside && has_zeros) {
-          packed += packing.words * kLanes;
-          continue;
-        }
-        const uint32_t offset = static_cast<uint32_t>(i) * lines.input_line_step;
-        packed = reds_pack_line(&packing, is_inside ? image + offset : nullptr, packed);
+      const int32_t inside = clamp(0, begin, end), outside = clamp(lines.input_lines, inside, end);
+      const uint32_t words_before = static_cast<uint32_t>(inside - begin) * line_words;
+      uint32_t* packed = scratch + words_before;
+      if (!has_zeros) pack_zeros(scratch, words_before);
+      if (outside > inside) {
+        const uint32_t offset = static_cast<uint32_t>(inside) * lines.input_line_step;
+        packed = reds_pack_lines(&packing, buffers.inputs[0] + first + offset, packed,
+                                 static_cast<uint32_t>(outside - inside));
       }
-      int8_t* const output =
-          buffers.output + static_cast<uint32_t>(line) * lines.output_line_step + first;
-      for (uint32_t lane = again; lane < kLanes; ++lane) {
-        for (uint32_t i = 0; i < 6; ++i) job.weights[i] = weights.words[lane][i];
-        const ProvenRequantization requantize(level, first + lane);
-        job.bias = 2 * level.bias[first + lane];
-        job.multiplier = requantize.multiplier;
-        job.rounding = requantize.rounding;
-        job.shift = requantize.shift;
-        job.x = scratch + lane;
-        job.output = output + lane;
-        job.lines = static_cast<uint32_t>(count);
+      if (!has_zeros) pack_zeros(packed, static_cast<uint32_t>(end - outside) * line_words);
+      job.bias = level.bias + next;
+      job.multiplier = level.multiplier + next;
+      job.shift = level.shift + next;
+      job.x = scratch + again;
+      job.output = buffers.output + static_cast<uint32_t>(line) * lines.output_line_step + next;
+      job.x_bytes = static_cast<uint32_t>(count) * x_line_step;
+      const uint32_t lanes = are_neighbours ? kLanes - again : 1;
+      for (uint32_t lane = again; lane < kLanes; lane += lanes) {
+        job.taps = op.weights + store[lane];
+        job.lanes = lanes;
         multiply(&job);
       }
     }

@@ -14,6 +14,8 @@
 
 // dense_rows.S
 extern "C" void reds_dense_rows(void* job);
+extern "C" uint32_t* reds_dense_expand(const int8_t* input, uint32_t words,
+                                       uint32_t minus_zero_point, uint32_t* x);
 
 namespace reds {
 namespace dsp {
@@ -84,13 +86,11 @@ int32_t multiply_row(const uint32_t* x, const int8_t* weights, uint32_t groups, 
   return sum;
 }
 
-void expand_run(const int8_t* input, uint32_t length, int8_t zero_point, uint32_t* x) {
-  const uint32_t minus_zero_point = negated_pair(zero_point);
-  for (; length >= 4; length -= 4, input += 4, x += 2) {
-    const uint32_t word = load_word(input);
-    x[0] = sxtab16(minus_zero_point, word);
-    x[1] = sxtab16_odd(minus_zero_point, word);
-  }
+// Returns the end of x.
+uint32_t* expand_run(const int8_t* input, uint32_t length, int8_t zero_point, uint32_t* x) {
+  if (length >= 4) x = reds_dense_expand(input, length / 4, negated_pair(zero_point), x);
+  input += length / 4 * 4;
+  length %= 4;
   if (length > 0) {
     int16_t values[4] = {};  // in the order sxtab16 gives: 0, 2, 1, 3
     for (uint32_t i = 0; i < length; ++i) {
@@ -98,7 +98,9 @@ void expand_run(const int8_t* input, uint32_t length, int8_t zero_point, uint32_
     }
     x[0] = load_word(values);
     x[1] = load_word(values + 2);
+    x += 2;
   }
+  return x;
 }
 
 uint32_t groups_of(uint32_t length) { return (length + 3) / 4; }
@@ -168,26 +170,26 @@ const uint32_t* expand(const LinearLevel& level, const Buffers& buffers) {
   const int8_t* input = buffers.inputs[0];
   uint32_t* expanded = x;
   for_each_run(*level.inputs, [&](uint32_t, uint32_t length) {
-    expand_run(input, length, level.input_zero_point, expanded);
+    expanded = expand_run(input, length, level.input_zero_point, expanded);
     input += length;
-    expanded += 2 * groups_of(length);
   });
   return x;
 }
 
-// What the loops in assembly need, in the order that they know; they change it.
+// What the loops in assembly need, in the order that they know.
 struct Job {
   const int8_t* weights;
-  uint32_t store_inputs;
-  const uint32_t* x;
-  uint32_t runs, groups;  // of four products each
-  uint32_t gap;           // bytes in the store from the end of a run's groups to the next run
   const int32_t *bias, *multiplier;
   const int8_t* shift;
-  int32_t zero_point;
   int8_t* output;
-  uint32_t blocks;
-  uint32_t back;  // rows that the last block takes for a second time
+  const uint32_t* x;
+  uint32_t store_inputs;
+  uint32_t rounding_factor;  // 2 * zero_point + 1
+  const int8_t* output_end;  // of blocks of four rows that are all new, one or more
+  uint32_t runs;
+  uint32_t gap;     // bytes in the store from the end of a run's groups to the next run
+  uint32_t groups;  // of four products, of a run
+  uint32_t back;    // rows that a last block takes for a second time, if any
 };
 
 }  // namespace
@@ -204,20 +206,19 @@ void dense(const Dense& op, const LinearLevel& level, const Buffers& buffers) {
 void dense_proven(const Dense& op, const LinearLevel& level, const Buffers& buffers) {
   const Channels& inputs = *level.inputs;
   const uint32_t outputs = level.outputs->count, groups = groups_of(inputs.runs[0].length);
-  const uint32_t blocks = (outputs + kRows - 1) / kRows;
   Job job = {op.weights + level.outputs->runs[0].offset * op.store_inputs + inputs.runs[0].offset,
-             op.store_inputs,
-             expand(level, buffers),
-             inputs.repeat,
-             groups,
-             inputs.stride - 4 * groups,
              level.bias,
              level.multiplier,
              level.shift,
-             level.output_zero_point,
              buffers.output,
-             blocks,
-             blocks * kRows - outputs};
+             expand(level, buffers),
+             op.store_inputs,
+             static_cast<uint32_t>(2 * level.output_zero_point + 1),
+             buffers.output + outputs - outputs % kRows,
+             inputs.repeat,
+             inputs.stride - 4 * groups,
+             groups,
+             (kRows - outputs % kRows) % kRows};
   reds_dense_rows(&job);
   ActivationClamp(level).apply(buffers.output, outputs);
 }

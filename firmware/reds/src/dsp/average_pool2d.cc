@@ -31,10 +31,12 @@ void add_pixels(const int8_t* x, uint32_t pixels, uint32_t step, uint32_t lanes,
     uint32_t count = pixels < kMostPixels ? pixels : kMostPixels;
     pixels -= count;
     if (lanes == kLanes) {
-      for (; count >= 2; count -= 2, x += 2 * step) {
+      for (; count >= 4; count -= 4, x += 2 * step) {
         const uint32_t word0 = load_word(x), word1 = load_word(x + step);
-        even = sxtab16(sxtab16(even, word0), word1);
-        odd = sxtab16_odd(sxtab16_odd(odd, word0), word1);
+        x += 2 * step;
+        const uint32_t word2 = load_word(x), word3 = load_word(x + step);
+        even = sxtab16(sxtab16(sxtab16(sxtab16(even, word0), word1), word2), word3);
+        odd = sxtab16_odd(sxtab16_odd(sxtab16_odd(sxtab16_odd(odd, word0), word1), word2), word3);
       }
     }
     for (; count > 0; --count, x += step) {

@@ -36,7 +36,7 @@ GENERAL = "general"
 FITTED = (
     "lines 21x17", "lines 40x23", "lines 13x30", "lines 10x11", "lines 16x9",
     "norm_everywhere small general", "vgg small general", "separable full general",
-    "lines 12x19 general", "dense full general", "resnet8 small general",
+    "lines 12x19 general", "dense full general", "resnet8 small general", "dilated full general",
     "autoencoder small", "conv1d_causal full", "dense full", "depthwise_multiplier full",
     "dilated full", "ds_cnn small", "inception full", "mobilenet_v1 full", "nested full",
     "norm_everywhere small", "rescaling_input full", "resnet_preactivation full",

@@ -9,6 +9,7 @@ each of them takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -18,8 +19,14 @@ from redsc.plan_structs import Channels, Window
 Work = dict[str, int]
 """How often, by what."""
 
-_PASS_PAIRS = 16
-"""Pairs of products in one pass of conv2d_channels.S."""
+_PASS_PAIRS = {"conv2d": 8, "conv2d_proven": 20, "conv2d_winograd": 16}
+"""Pairs of products in one pass of conv2d_channels.S and conv2d_winograd_tiles.S."""
+
+_SHORT_WORDS = 4
+"""Of four products: conv2d_channels.S keeps the weights of so many in registers."""
+
+_PASS_GROUPS = 16
+"""Groups of four products in one pass of dense_rows.S."""
 
 _LINE_OUTPUTS = 8
 """Outputs in one block of depthwise_3x3_lines.S."""
@@ -94,10 +101,14 @@ def _conv2d(call: Call) -> Work:
     is_whole = taps == 1 or inputs.count == call.store_inputs
     in_place = _runs(inputs) == 1 and (is_whole or inputs.count % 4 == 0)
     copied = 0 if in_place else 2 * pairs * len(sizes) * taps * inputs.repeat
+    is_short = call.kernel == "conv2d_proven" and words <= _SHORT_WORDS
+    passes = -(-(2 * words - 1) // _PASS_PAIRS[call.kernel])
     return {
-        "block step": pairs * blocks * 2 * words,
-        "block pass": pairs * blocks * -(-(2 * words - 1) // _PASS_PAIRS),
-        "block": pairs * blocks,
+        "block step": pairs * blocks * 2 * words * (not is_short),
+        "block pass": pairs * blocks * passes * (not is_short),
+        "block": pairs * blocks * (not is_short),
+        "short step": pairs * blocks * 2 * words * is_short,
+        "short block": pairs * blocks * is_short,
         "lone step": pairs * alone * 2 * words,
         "lone pixel": pairs * alone,
         "weight word": pairs * len(sizes) * words,
@@ -111,10 +122,8 @@ def _conv2d(call: Call) -> Work:
 
 
 def _copied_words(byte_counts: np.ndarray) -> np.ndarray:
-    """Of lines of so many bytes, those words that take time: all lines of 8 to 16 bytes take the
-    same."""
-    is_short = (byte_counts >= 8) & (byte_counts <= 16)
-    return np.where(is_short, 0, -(-byte_counts // 4))
+    """Of lines of so many bytes, those words that take time: all of up to 16 bytes take alike."""
+    return np.where(byte_counts <= 16, 0, -(-byte_counts // 4))
 
 
 def _copied_runs(channels: Channels, times: int) -> Work:
@@ -129,41 +138,29 @@ def _runs(channels: Channels) -> int:
 
 def _packed_windows(call: Call, products: int) -> Work:
     """What packing takes: four pixels at a time, whose windows lie in the image or are copied
-    first, then all at once or, where the lines of all four may be read in place, line by line.
-    Neighbouring pixels of an image are packed in one call for all of a tile."""
+    first. Where blocks of them lie evenly, all of these are packed in one call."""
     window, channels = _window(call), call.inputs.count
     line, lines = window.kernel_width * channels, window.kernel_height
-    is_pixel = lines == window.kernel_width == 1 and window.pad_top == window.pad_left == 0
-    reads_in_place = is_pixel or (window.dilation_width == 1 and (lines == 1 or line % 4 == 0))
+    are_copied = window.dilation_width > 1 or line < 4
+    calls, even_blocks, firsts = _packings(window, call.tile[1], call.positions, are_copied)
     lines_inside, columns_inside, is_inside = _taps_inside(window)
-    firsts, is_even = _blocks(call, is_pixel)
-    even_blocks = int(is_even.sum())
-    even_calls = len(range(0, call.positions, call.tile[1])) if even_blocks else 0
-    firsts = firsts[~is_even]
-    pixels = np.minimum(firsts[:, None] + np.arange(4), call.positions - 1)
-    all_inside, any_inside = is_inside[pixels].all(axis=1), is_inside[pixels].any(axis=1)
-    is_run = all_inside & (firsts % window.output_width + 3 < window.output_width)
-    is_one_line = window.dilation_height * window.input_width == window.kernel_width
-    by_line = is_run | (any_inside & (not is_one_line))
-    by_line &= reads_in_place and lines > 1
-    alone = np.unique(pixels[~is_run])
+    alone = (firsts[:, None] + np.arange(4)).reshape(-1)
+    alone = alone[alone < call.positions]
     edges = alone[~is_inside[alone]]
-    inner = np.zeros(0, np.int64) if reads_in_place else np.flatnonzero(is_inside)
-    copied = np.concatenate([edges, inner])
+    copied = alone if are_copied else edges
     if window.dilation_width == 1:
         copied_lines = lines_inside[copied]
         copied_words = copied_lines * _copied_words(columns_inside[copied] * channels)
     else:
         copied_lines = lines_inside[copied] * columns_inside[copied]
         copied_words = copied_lines * _copied_words(np.array(channels))
-    line_count = int(by_line.sum()) * (lines - 1)
-    whole = products // 4 if reads_in_place else -(-products // 4)
-    has_rest = reads_in_place and products % 4 > 0
+    blocks = even_blocks + len(firsts)
+    words, rests = _line_parts(max(products, 4), 1) if are_copied else _line_parts(line, lines)
     return {
-        "packed word": (even_blocks + len(firsts)) * whole,
-        "packing": even_calls + len(firsts),
-        "packed line": line_count + even_blocks - even_calls,
-        "packed rest": len(firsts) * has_rest,
+        "packed word": blocks * words,
+        "packed rest": blocks * rests,
+        "packed line": blocks * (1 if are_copied else lines),
+        "packing": calls,
         "window": len(alone),
         "edge window": len(edges),
         "edge word": len(edges) * -(-products // 4),
@@ -172,27 +169,54 @@ def _packed_windows(call: Call, products: int) -> Work:
     }
 
 
-def _blocks(call: Call, is_pixel: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Of every block of four its first pixel, and whether it is packed in one call with the others
-    of its tile. A tile's last block takes some pixels for a second time."""
-    window, tile = _window(call), call.tile[1]
-    lie_evenly = (
-        is_pixel
+def _line_parts(line_bytes: int, lines: int) -> tuple[int, int]:
+    """Whole words of a row's lines, one sequence of bytes, and how many of its words are made of
+    what is left of a line and the beginning of the next one, or nothing."""
+    words = rests = begun = 0
+    for _ in range(lines):
+        left = line_bytes - begun
+        words += left // 4
+        rests += left % 4 > 0
+        begun = -left % 4
+    return words, rests
+
+
+@cache
+def _packings(
+    window: Window, tile_pixels: int, pixels: int, are_copied: bool
+) -> tuple[int, int, np.ndarray]:
+    """Calls that pack pixels, the blocks of four that are packed together with others or lie
+    evenly, and the first pixel of each other block. A tile's last block takes some pixels for a
+    second time."""
+    lines, columns, _ = _taps_inside(window)
+    width = window.output_width
+    has_line = lines[::width] == window.kernel_height
+    inside = np.flatnonzero(columns[:width] == window.kernel_width).tolist()
+    are_pixels = (
+        window.kernel_height == window.kernel_width == 1
+        and window.pad_top == window.pad_left == 0
         and window.stride_height == window.stride_width == 1
-        and window.output_width == window.input_width
-        and call.inputs.count % 4 == 0
-        and call.positions >= 4
+        and width == window.input_width
     )
-    firsts, even = [], []
-    for start in range(0, call.positions, tile):
-        end = min(start + tile, call.positions)
-        own = np.arange(start, end, 4)
-        together = np.full(len(own), lie_evenly)
-        if own[-1] + 4 > end:
-            own[-1], together[-1] = max(0, end - 4), False
-        firsts.append(own)
-        even.append(together)
-    return np.concatenate(firsts), np.concatenate(even)
+    calls, even_blocks = 0, 0
+    firsts: list[int] = []
+    for start in range(0, pixels, tile_pixels):
+        end = min(start + tile_pixels, pixels)
+        first = start
+        while first < end:
+            goes_back = first + 4 > end
+            first = max(0, end - 4) if goes_back else first
+            y, x = divmod(first, width)
+            run = 0
+            if not are_copied and has_line[y] and inside and x >= inside[0]:
+                left = pixels - first if are_pixels else inside[-1] + 1 - x
+                run = min(left, end - first) // 4
+            if run == 0:
+                firsts.append(first)
+            even_blocks += run
+            calls += 1
+            first += 4 * max(run, 1)
+    return calls, even_blocks, np.array(firsts, np.int64)
 
 
 def _taps_inside(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -246,7 +270,7 @@ def _conv2d_winograd(call: Call) -> Work:
     whole_tiles = (height // side) * (width // side)
     return {
         "block step": blocks * winograd.POINTS * 2 * words,
-        "block pass": blocks * winograd.POINTS * -(-(2 * words - 1) // _PASS_PAIRS),
+        "block pass": blocks * winograd.POINTS * -(-(2 * words - 1) // _PASS_PAIRS[call.kernel]),
         "block": blocks,
         "pair": pairs * len(starts),
         "tile beside": pairs * (rows * columns - whole_tiles),
@@ -292,11 +316,12 @@ def _depthwise_conv2d_3x3(call: Call) -> Work:
     # Where one strip is all of the image, its lines of zeros stay where they are.
     zeros = packed.count(False) * (quads if len(strips) > 1 else 1)
     return {
-        "block of 8": channels * lines * blocks,
+        "block of 8": channels * lines * (blocks + (tail == 4)),
         **{f"block of {2 * n}": channels * lines * (tail == n) for n in (1, 2, 3)},
-        "line": channels * lines,
+        "line": channels * lines * (blocks > 0),
+        "line of less than 8": channels * lines * (blocks == 0),
         "channel": channels * len(strips),
-        "four channels": quads,
+        "strip": quads * len(strips),
         "packed line": quads * packed.count(True),
         "packed word": quads * packed.count(True) * words,
         "line of zeros": zeros,
@@ -366,7 +391,8 @@ def _dense_proven(call: Call) -> Work:
     words, blocks = -(-length // 4), -(-call.outputs.count // 4)
     return {
         "step": blocks * runs * words,
-        "run": blocks * runs,
+        "pass": blocks * runs * -(-words // _PASS_GROUPS),
+        "further run": blocks * (runs if runs > 1 else 0),
         "block": blocks,
         "expanded word": runs * words,
         "expanded rest": runs * (length % 4 > 0),

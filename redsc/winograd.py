@@ -55,7 +55,8 @@ def is_quicker(op: ir.Conv2D, output: ir.Shape) -> bool:
     pixels, pairs = math.prod(output[:2]), -(-outputs // CHANNELS)
     words, products = -(-inputs // 4), -(-9 * inputs // 4)  # of four channels; of four products
     blocks, tiles = -(-pixels // 4), computed_tiles(output)
-    direct = blocks * (pairs * (85 + 32 * products) + 340 + 38 * products)
+    lines_in_parts = 3 if inputs % 4 else 0
+    direct = blocks * (pairs * (66 + 32 * products) + 150 + 41 * products + 66 * lines_in_parts)
     transformed = tiles * 850 * words + tiles // TILES * pairs * (4100 + 1170 * words)
     return transformed < direct
 

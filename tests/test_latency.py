@@ -99,11 +99,26 @@ def test_loops_of_a_convolution_by_hand():
     assert work["pair"] == 3
     assert work["block"] == 3 * 4
     assert work["block step"] == 3 * 4 * 18  # pairs of products
-    assert work["edge window"] == 12  # all but the 3 in the middle
-    # Pixels 0, 4, 8 and 11 begin blocks: the second and third read windows inside.
+    # Pixels 0, 4, 8 and 11 begin blocks; pixel 11 is taken twice.
+    assert work["edge window"] == 13  # all but the 3 in the middle
     assert work["packing"] == 4
-    assert work["packed line"] == 2 * 2  # behind the first one of three
+    assert work["packed line"] == 4 * 3
     assert work["packed word"] == 4 * 9
+    assert work["packed rest"] == 0
+
+
+def test_loops_of_packing_by_hand():
+    net = graphs.GraphBuilder("net", (8, 22, 3))
+    net.conv(5, strides=(2, 2))  # 4 x 11 pixels, all but the last line and column inside
+    (call,) = full_calls(net.graph()).values()
+    work = call.work
+    # Blocks from pixel 0 (0, 0), 12 (1, 1) and 24 (2, 2) go with the one behind them.
+    assert work["packing"] == 3 + 5
+    assert work["edge window"] == 1 + 1 + 3 * 4
+    # 27 bytes in lines of 9: 8 and 1 + 3, 4 and 2 + 2, 4 and 3.
+    assert work["packed line"] == 11 * 3
+    assert work["packed word"] == 11 * 4
+    assert work["packed rest"] == 11 * 3
 
 
 def test_loops_of_winograd_by_hand():

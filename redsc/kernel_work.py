@@ -141,7 +141,7 @@ def _packed_windows(call: Call, products: int) -> Work:
     first. Where blocks of them lie evenly, all of these are packed in one call."""
     window, channels = _window(call), call.inputs.count
     line, lines = window.kernel_width * channels, window.kernel_height
-    are_copied = window.dilation_width > 1 or line < 4
+    are_copied = window.dilation_width > 1 or (lines > 1 and line < 4)
     calls, even_blocks, firsts = _packings(window, call.tile[1], call.positions, are_copied)
     lines_inside, columns_inside, is_inside = _taps_inside(window)
     alone = (firsts[:, None] + np.arange(4)).reshape(-1)

@@ -40,7 +40,7 @@ void add_pixels(const int8_t* x, uint32_t pixels, uint32_t step, uint32_t lanes,
       }
     }
     for (; count > 0; --count, x += step) {
-      const uint32_t word = load_partial_word(x, lanes);
+      const uint32_t word = lanes == kLanes ? load_word(x) : load_partial_word(x, lanes);
       even = sxtab16(even, word);
       odd = sxtab16_odd(odd, word);
     }

@@ -130,9 +130,9 @@ struct Tile {
 };
 
 // What is packed, as conv2d_pack.S knows it: of four pixels each a row of `lines` lines, one or more,
-// from `first` on and `steps` apart, of `bytes` bytes, four or more. All bytes of a row are one
-// sequence; zeros fill up its last four. So are the rows of `blocks` blocks, one or more, if all
-// steps are the same.
+// from `first` on and `steps` apart, of `bytes` bytes, four or more; of a single line the four bytes
+// before its end are read. All bytes of a row are one sequence; zeros fill up its last four. So are
+// the rows of `blocks` blocks, one or more, if all steps are the same.
 struct Rows {
   const int8_t* first[kPixels];
   uint32_t steps[kPixels];

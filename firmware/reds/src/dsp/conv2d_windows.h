@@ -74,13 +74,14 @@ class Windows {
                     op.window.pad_top == 0 && op.window.pad_left == 0 &&
                     op.window.stride_height == 1 && op.window.stride_width == 1 &&
                     op.window.output_width == op.window.input_width),
-        are_copied_(op.window.dilation_width > 1 || line_bytes_ < kWord),
+        are_copied_(op.window.dilation_width > 1 ||
+                    (op.window.kernel_height > 1 && line_bytes_ < kWord)),
         inside_y_(op.window.pad_top, (op.window.kernel_height - 1) * op.window.dilation_height + 1,
                   op.window.input_height, op.window.stride_height),
         inside_x_(op.window.pad_left, (op.window.kernel_width - 1) * op.window.dilation_width + 1,
                   op.window.input_width, op.window.stride_width) {}
 
-  // A window's lines, all alike: of a window that is copied all bytes are one line of at least four.
+  // A window's lines, all alike: of windows that are all copied, one of all their bytes, four or more.
   uint32_t line_bytes() const {
     return !are_copied_ ? line_bytes_ : (window_bytes_ < kWord ? kWord : window_bytes_);
   }
@@ -92,6 +93,7 @@ class Windows {
   // the present one on.
   uint32_t even_blocks(uint32_t pixels, uint32_t blocks) const {
     if (are_copied_ || !inside_y_.has(y_) || x_ < inside_x_.first) return 0;
+    if (begins_image(window())) return 0;
     const int32_t lines = are_pixels_ ? window_.output_height - y_ : 1;
     const int32_t end = are_pixels_ ? window_.output_width : inside_x_.last + 1;
     const int32_t left = lines * end - x_;
@@ -123,7 +125,7 @@ class Windows {
   }
 
   // Where they are or, with zero points outside the image and behind less than four bytes, copied to
-  // `row`, which has room for a multiple of four.
+  // `row`, which has room for a multiple of four and memory before it.
   Lines lines_of(int8_t* row) const {
     const int32_t y = y_ * window_.stride_height - window_.pad_top;
     const int32_t x = x_ * window_.stride_width - window_.pad_left;
@@ -132,7 +134,7 @@ class Windows {
       return {row, line_bytes_};
     }
     const int8_t* const from = window();
-    if (!are_copied_) return {from, line_step_};
+    if (!are_copied_ && !begins_image(from)) return {from, line_step_};
     if (window_bytes_ < kWord) fill(row, level_.input_zero_point, kWord);
     gather(static_cast<uint32_t>(window_.kernel_height),
            static_cast<uint32_t>(window_.kernel_width), from, row);
@@ -140,6 +142,11 @@ class Windows {
   }
 
  private:
+  // Whether packing, which reads the four bytes before a line's end, would read before the image.
+  bool begins_image(const int8_t* window) const {
+    return line_bytes_ < kWord && window < input_ + kWord;
+  }
+
   const int8_t* at(int32_t y, int32_t x) const {
     return input_ + (y * window_.input_width + x) * static_cast<int32_t>(channels_);
   }

@@ -22,6 +22,7 @@ namespace dsp {
 namespace {
 
 constexpr uint32_t kRows = 4;
+constexpr uint32_t kLongRun = 64;  // inputs that pay for a call
 
 #define REDS_TWO_ROWS(pointer, sum0, sum1)    \
   "ldr.w r11, [" pointer ", r2]\n"            \
@@ -88,9 +89,17 @@ int32_t multiply_row(const uint32_t* x, const int8_t* weights, uint32_t groups, 
 
 // Returns the end of x.
 uint32_t* expand_run(const int8_t* input, uint32_t length, int8_t zero_point, uint32_t* x) {
-  if (length >= 4) x = reds_dense_expand(input, length / 4, negated_pair(zero_point), x);
-  input += length / 4 * 4;
-  length %= 4;
+  const uint32_t minus_zero_point = negated_pair(zero_point);
+  if (length >= kLongRun) {
+    x = reds_dense_expand(input, length / 4, minus_zero_point, x);
+    input += length / 4 * 4;
+    length %= 4;
+  }
+  for (; length >= 4; length -= 4, input += 4, x += 2) {
+    const uint32_t word = load_word(input);
+    x[0] = sxtab16(minus_zero_point, word);
+    x[1] = sxtab16_odd(minus_zero_point, word);
+  }
   if (length > 0) {
     int16_t values[4] = {};  // in the order sxtab16 gives: 0, 2, 1, 3
     for (uint32_t i = 0; i < length; ++i) {

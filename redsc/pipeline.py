@@ -149,7 +149,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
         log.info("%s runs %s", step.name, step.kernel)
     data_bytes = device_plan.data_bytes
     _check_flash(options, data_bytes)
-    tflm_model = tflm.build(device_plan, tflites[-1]) if options.runtime == "tflm" else None
+    tflm_model = tflm.build(device_plan, network.levels[-1]) if options.runtime == "tflm" else None
     arena_bytes = max(device_plan.arena_bytes)
     usage = _usage(board, device_plan, tflm_model)
     boards.check_fits(board, data_bytes, arena_bytes, usage)

@@ -35,7 +35,13 @@ def tensor_shape(shape: ir.Shape) -> list[int]:
 
 def write(level: QuantizedLevel) -> bytes:
     """The level as a .tflite flatbuffer, constant buffers aligned to 16 bytes."""
-    return _Writer(level).pack()
+    return _Writer(level, is_bare=False).pack()
+
+
+def write_bare(level: QuantizedLevel) -> bytes:
+    """The same without biases and scales of weights, which redsc's own ops have in the plan; no
+    other ones can compute it. On a dense network they are a sixth of the file."""
+    return _Writer(level, is_bare=True).pack()
 
 
 def _schema() -> Any:
@@ -48,8 +54,8 @@ def _schema() -> Any:
 class _Writer:
     """Collects buffers, tensors and operators of one subgraph."""
 
-    def __init__(self, level: QuantizedLevel) -> None:
-        self.level = level
+    def __init__(self, level: QuantizedLevel, is_bare: bool) -> None:
+        self.level, self.is_bare = level, is_bare
         self.schema = _schema()
         self.buffers = [self._buffer(None)]  # buffer 0 is empty by TFLite's convention
         self.tensors: list[Any] = []
@@ -156,6 +162,8 @@ class _Writer:
         axis = 3 if isinstance(op, ir.DepthwiseConv2D) else 0
         shape = list(quantized.weights.shape)
         weights, tensor = self._tensor(f"{op.name}/weights", shape, "INT8", quantized.weights)
+        if self.is_bare:
+            return [weights]
         tensor.quantization = self._quantization(scale, zeros, axis)
         bias, tensor = self._tensor(f"{op.name}/bias", [len(scale)], "INT32", quantized.bias)
         source = np.float32(self.level.tensors[op.inputs[0]].scale)

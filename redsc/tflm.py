@@ -1,17 +1,20 @@
 """What TensorFlow Lite Micro's interpreter needs beside the plan, read from the flatbuffer it runs.
 
-The interpreter runs the full-width .tflite; redsc's ops find their steps by output tensors, read
-their weights from the flatbuffer, and put every tensor where the plan has it
-(firmware/reds/src/tflm). So the arena is the plan's, and the interpreter's own records behind it.
+The interpreter runs the full-width .tflite, but for biases and scales of weights; redsc's ops find
+their steps by output tensors, read their weights from the flatbuffer, and put every tensor where
+the plan has it (firmware/reds/src/tflm). So the arena is the plan's, and the interpreter's own
+records behind it.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 from redsc import tflite
 from redsc.memory import align
 from redsc.plan_structs import Plan
+from redsc.quantized import QuantizedLevel
 
 # Measured on Cortex-M4 with TF_LITE_STATIC_MEMORY (tests/tflm_arena_test.cc): the interpreter of
 # February 2023 needs 1010 + 32 per op + 12 per tensor, that of August 2026 96 bytes less, and both
@@ -39,6 +42,10 @@ class TflmModel:
     weights_offsets: tuple[int, ...]
     arena_bytes: int
 
+    @property
+    def crc32(self) -> int:
+        return zlib.crc32(self.flatbuffer)
+
     def extra_flash_bytes(self, plan: Plan) -> int:
         """About what this takes beyond the standalone runtime, whose weights it holds."""
         return len(self.flatbuffer) - plan.weights_bytes + CODE_BYTES
@@ -48,8 +55,9 @@ class TflmModel:
         return self.arena_bytes - max(plan.arena_bytes)
 
 
-def build(plan: Plan, flatbuffer: bytes) -> TflmModel:
-    """For the plan of a network and the .tflite of its widest level."""
+def build(plan: Plan, level: QuantizedLevel) -> TflmModel:
+    """For the plan of a network and its widest level."""
+    flatbuffer = tflite.write_bare(level)
     contents = tflite.contents(flatbuffer)
     index = {name: number for number, name in enumerate(contents.tensor_names)}
     offsets = [contents.constant_offsets[f"{name}/weights"] for name in contents.linear_names]

@@ -30,18 +30,19 @@ def test_files_and_determinism() -> None:
 
 def test_the_interpreters_files_name_weights_inside_the_flatbuffer() -> None:
     network = random_network(NETWORKS["branches"](), 1)
-    plan, flatbuffer = plan_of(network), tflite.write(network.levels[-1])
-    model = tflm.build(plan, flatbuffer)
+    plan = plan_of(network)
+    model = tflm.build(plan, network.levels[-1])
     texts = emit.emit_model(plan, crc32=0x1234ABCD, tflm=model)
     text = texts["lib/model/model_tflm.cc"]
     body = re.search(r"flatbuffer\[[^]]*\] = \{\n(.*?)\};", text, re.DOTALL)
     assert body
     printed = np.array([int(v) for v in body[1].split(",")[:-1]], np.int8)
-    assert printed.tobytes() == flatbuffer
-    assert "0x1234abcd" in text
+    assert printed.tobytes() == model.flatbuffer
+    assert len(model.flatbuffer) < len(tflite.write(network.levels[-1]))
+    assert f"{model.crc32:#010x}" in text
     offsets = re.findall(r"weights_\d+ = flatbuffer \+ (\d+);", texts["lib/model/model_plan.cc"])
     for array, offset in zip(plan.weights, map(int, offsets), strict=True):
-        stored = flatbuffer[offset : offset + array.values.nbytes]
+        stored = model.flatbuffer[offset : offset + array.values.nbytes]
         assert stored == array.values.tobytes()
         assert offset % 16 == 0
 

@@ -60,7 +60,7 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
     directory.mkdir()
     tflites = [tflite.write(level) for level in network.levels]
     options = CompileOptions(model=Path("my {model}.h5"))
-    tflm_model = tflm.build(device_plan, tflites[-1])
+    tflm_model = tflm.build(device_plan, network.levels[-1])
     project.write(directory, graph, device_plan, tflm_model, levels, tflites, options)
     return directory, device_plan
 

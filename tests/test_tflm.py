@@ -53,7 +53,7 @@ def emit(
         for n, size in enumerate(plan.arena_bytes)
     ]
     directory.mkdir()
-    model = tflm.build(plan, tflites[-1])
+    model = tflm.build(plan, network.levels[-1])
     options = CompileOptions(Path("m.h5"), name=name)
     project.write(directory, network.graph, plan, model, levels, tflites, options)
     if program is not None:

@@ -106,7 +106,7 @@ def test_few_data_learn_from_the_network_as_far_as_it_is_right():
     full = data.Data("classification", split, dataset.validation, None)
     assert recipe.suited(recipe.Options(), graph, full) == recipe.Options(
         epochs=30,
-        learning_rate=1e-3,
+        learning_rate=4e-3,
         distillation=0.5,
         teacher="full",
         mixing=False,

@@ -91,10 +91,13 @@ def choose(
             return GENERIC[type(op)]
 
 
-def scratch_bytes(graph: ir.Graph, room: Mapping[str, int] | None = None) -> dict[str, int]:
+def scratch_bytes(
+    graph: ir.Graph, room: Mapping[str, int] | None = None, store: ir.Graph | None = None
+) -> dict[str, int]:
     """Bytes of working memory of each op's kernel, by op name; ops without any are absent.
 
     The least that a kernel can do with, or as much as makes it faster and is not more than `room`.
+    store: the widest level, if known, for which Winograd's kernel is chosen, or is not.
     """
     shapes, axes = ir.shapes(graph), find_groups(graph).axes
     result = {}
@@ -102,7 +105,10 @@ def scratch_bytes(graph: ir.Graph, room: Mapping[str, int] | None = None) -> dic
         match op:
             case ir.Conv2D():
                 available = (room or {}).get(op.name, 0)
-                way = winograd.tiling(op, shapes[op.name], available)
+                widest = op if store is None else store[op.name]
+                assert isinstance(widest, ir.Conv2D)
+                pays = store is None or winograd.is_quicker(widest, shapes[op.name])
+                way = winograd.tiling(op, shapes[op.name], available) if pays else None
                 if way is None:
                     size = conv2d_scratch_bytes(op, shapes[op.name], available)
                 else:  # and what the direct kernel needs, which may turn out to run it

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     progress.stage("plan memory")
     board = boards.board(options.target)
     limit = board.most_arena_bytes(options.max_ram_bytes)
-    scratch = kernels.scratch_bytes if board.dsp else None
+    scratch = partial(kernels.scratch_bytes, store=level_graphs[-1]) if board.dsp else None
     arenas = memory.plan_levels(level_graphs, scratch, limit)
     device_plan = plan.build_plan(network, arenas, dsp=board.dsp)
     for step in device_plan.steps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -240,7 +241,8 @@ def _slowest_ms(
         groups.select_units(store, own, groups.prefixes(level.widths)) for level in found.levels
     ]
     limit = boards.board(options.target).most_arena_bytes(options.max_ram_bytes)
-    arenas = memory.plan_levels(graphs, kernels.scratch_bytes, limit)
+    scratch = partial(kernels.scratch_bytes, store=store)
+    arenas = memory.plan_levels(graphs, scratch, limit)
     target = latency.target(options.target)
     assert target is not None  # config checked it
     return max(

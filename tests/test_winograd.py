@@ -143,3 +143,13 @@ def test_one_kernel_runs_all_levels_so_each_must_have_room():
 
     assert convolutions(fast) == 4 * ["conv2d_winograd"]
     assert convolutions([least, fast[1]]) == 4 * ["conv2d_proven"]
+
+
+def test_no_room_is_planned_where_it_does_not_pay():
+    net = graphs.GraphBuilder("net", (8, 8, 1))
+    net.conv(32)
+    graph = net.graph()
+    room = {net.last: 100_000}
+    direct = kernels.conv2d_scratch_bytes(graph[net.last], (8, 8, 32), room[net.last])
+    assert kernels.scratch_bytes(graph, room, graph)[net.last] == direct
+    assert kernels.scratch_bytes(graph, room)[net.last] > direct

@@ -13,6 +13,8 @@
 
 #if REDS_DSP_KERNELS
 
+#include "requantize.h"
+
   .syntax unified
   .thumb
 
@@ -73,13 +75,9 @@
   smlad r11, r3, lr, \from7
 .endm
 
-// A doubled sum, requantised in four instructions (see simd.h).
 // r2 = multiplier, r3 = rounding, r12 = shift. Uses lr.
-.macro requantize sum
-  add lr, r3, \sum, asr #31
-  smmlar \sum, \sum, r2, lr
-  asr \sum, \sum, r12
-  ssat \sum, #8, \sum
+.macro to_int8 sum
+  requantize \sum, r2, r3, r12, lr
 .endm
 
 // Two channels of a pixel to r1, which moves on by r2.
@@ -94,17 +92,17 @@
   vmov r2, s0
   vmov r3, s1
   vmov r12, s2
-  requantize r4
-  requantize r5
-  requantize r6
-  requantize r7
+  to_int8 r4
+  to_int8 r5
+  to_int8 r6
+  to_int8 r7
   vmov r2, s3
   vmov r3, s4
   vmov r12, s5
-  requantize r8
-  requantize r9
-  requantize r10
-  requantize r11
+  to_int8 r8
+  to_int8 r9
+  to_int8 r10
+  to_int8 r11
   vmov r1, s12
   vmov r2, s8
   store r4, r8
@@ -321,11 +319,11 @@ reds_conv2d_channels:
   vmov r2, s0
   vmov r3, s1
   vmov r12, s2
-  requantize r4
+  to_int8 r4
   vmov r2, s3
   vmov r3, s4
   vmov r12, s5
-  requantize r5
+  to_int8 r5
   vmov r1, s12
   store r4, r5
   ldr r12, [sp, #kSaved]

@@ -372,7 +372,9 @@ reds_winograd_weights:
 .macro store sum, halvings
   mul \sum, \sum, r7
   add \sum, r8, \sum, asr #\halvings
-  requantize \sum, r9, r10, r11, r12, lr
+  requantize \sum, r9, r10, r11, r0
+  strb \sum, [r12]
+  add r12, lr
 .endm
 
 // The first two outputs of a line of the tile are 4 and 2 times as large as the others.

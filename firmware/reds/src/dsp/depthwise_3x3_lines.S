@@ -18,6 +18,8 @@
 
 #if REDS_DSP_KERNELS
 
+#include "requantize.h"
+
   .syntax unified
   .thumb
 
@@ -118,10 +120,7 @@
 
 // r1 = multiplier, r2 = rounding, r3 = shift, r12 = output
 .macro store sum, temporary
-  add \temporary, r2, \sum, asr #31
-  smmlar \sum, \sum, r1, \temporary
-  asr \sum, \sum, r3
-  ssat \sum, #8, \sum
+  requantize \sum, r1, r2, r3, \temporary
   strb \sum, [r12]
 .endm
 

@@ -232,13 +232,25 @@ def run(
     If it is not waited for to its end, it ends with all that it started, so that nothing goes on
     writing into `directory`. Raises ToolchainError when it cannot be started or takes too long.
     """
-    # The user's own PLATFORMIO_BUILD_FLAGS and the like would change what is measured.
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PLATFORMIO_")}
+    # A compiler that is ended may leave files behind, even if it was asked to remove them.
+    with tempfile.TemporaryDirectory(prefix="redsc_", ignore_cleanup_errors=True) as temporary:
+        # The user's own PLATFORMIO_BUILD_FLAGS and the like would change what is measured.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PLATFORMIO_")}
+        environment = {**inherited, "TMPDIR": temporary, **(variables or {})}
+        return _finished(command, directory, timeout_seconds, environment)
+
+
+def _finished(
+    command: Sequence[str],
+    directory: Path,
+    timeout_seconds: float,
+    environment: Mapping[str, str],
+) -> subprocess.CompletedProcess[str]:
     try:
         process = subprocess.Popen(
             command,
             cwd=directory,
-            env={**inherited, **(variables or {})},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -301,3 +302,12 @@ def test_what_takes_too_long_ends_with_all_that_it_started(tmp_path: Path) -> No
     tick.unlink()
     time.sleep(0.3)
     assert not tick.exists()
+
+
+def test_what_an_ended_program_leaves_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ToolchainError, match="longer than"):
+        toolchain.run(["sh", "-c", "touch $TMPDIR/left; sleep 60"], tmp_path, 0.5)
+    assert not list(tmp_path.iterdir())

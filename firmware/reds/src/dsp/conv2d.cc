@@ -179,7 +179,7 @@ void pack_tile(Windows& windows, const LinearLevel& level, const Tile& tile, uin
                const Scratch& scratch) {
   constexpr auto pack = times == 2 ? reds_pack_doubled_pixels : reds_pack_pixels;
   const uint32_t minus_zero_point = negated_pair(level.input_zero_point);
-  const uint32_t zero_points = static_cast<uint8_t>(level.input_zero_point) * 0x01010101u;
+  const uint32_t zero_points = four_bytes(level.input_zero_point);
   const uint32_t packed_words = scratch.padded / 2 * kPixels;  // of a block
   const uint32_t even = tile.blocks - (tile.back > 0 ? 1 : 0);
   uint32_t* packed = scratch.tile;

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "reds/plan.h"
+#include "simd.h"
 
 // conv2d_pack.S
 extern "C" void reds_copy_lines(int8_t* to, uint32_t to_step, const int8_t* from,
@@ -15,7 +16,7 @@ namespace dsp {
 
 // Whole words, the last one too.
 inline void fill(int8_t* to, int8_t value, uint32_t bytes) {
-  const uint32_t word = static_cast<uint8_t>(value) * 0x01010101u;
+  const uint32_t word = four_bytes(value);
   for (uint32_t i = 0; i < bytes; i += 4) {
     __builtin_memcpy(to + i, &word, sizeof(word));
     asm volatile("" ::: "memory");

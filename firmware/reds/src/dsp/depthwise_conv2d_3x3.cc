@@ -99,7 +99,7 @@ struct Packing {
       : step(lines.input_step),
         minus_zero_point(negated_pair(zero_point)),
         line_step(lines.input_line_step),
-        zero_points(static_cast<uint8_t>(zero_point) * 0x01010101u) {
+        zero_points(four_bytes(zero_point)) {
     const int32_t pad = lines.pad_along, end = pad + lines.input_length;
     const int32_t before = clamp(pad / 2, 0, words);
     const int32_t first = clamp((pad + 1) / 2, 0, words);

@@ -41,27 +41,6 @@ inline uint32_t sxtab16_odd(uint32_t add, uint32_t x) {
   return result;
 }
 
-// Halfword by halfword.
-inline uint32_t sadd16(uint32_t a, uint32_t b) {
-  uint32_t result;
-  asm("sadd16 %0, %1, %2" : "=r"(result) : "r"(a), "r"(b));
-  return result;
-}
-
-// (a.h0, b.h0)
-inline uint32_t pkhbt(uint32_t a, uint32_t b) {
-  uint32_t result;
-  asm("pkhbt %0, %1, %2, lsl #16" : "=r"(result) : "r"(a), "r"(b));
-  return result;
-}
-
-// (b.h1, a.h1)
-inline uint32_t pkhtb(uint32_t a, uint32_t b) {
-  uint32_t result;
-  asm("pkhtb %0, %1, %2, asr #16" : "=r"(result) : "r"(a), "r"(b));
-  return result;
-}
-
 // sum + x.h0 * y.h0 + x.h1 * y.h1
 inline int32_t smlad(uint32_t x, uint32_t y, int32_t sum) {
   int32_t result;
@@ -115,6 +94,11 @@ inline uint32_t load_partial_word(const int8_t* bytes, uint32_t count) {
 inline uint32_t negated_pair(int8_t zero_point) {
   const uint32_t low = static_cast<uint32_t>(-static_cast<int32_t>(zero_point)) & 0xFFFFu;
   return low | low << 16;
+}
+
+// `value` in all four bytes.
+inline uint32_t four_bytes(int8_t value) {
+  return static_cast<uint8_t>(value) * 0x01010101u;
 }
 
 // How one output channel goes from accumulator to int8. Both give gemmlowp's bytes; the first in

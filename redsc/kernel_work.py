@@ -19,11 +19,11 @@ from redsc.plan_structs import Channels, Window
 Work = dict[str, int]
 """How often, by what."""
 
-_PASS_PAIRS = {"conv2d": 8, "conv2d_proven": 20, "conv2d_winograd": 16}
+_PASS_PAIRS = {"conv2d": 8, "conv2d_proven": 24, "conv2d_winograd": 16}
 """Pairs of products in one pass of conv2d_channels.S and conv2d_winograd_tiles.S."""
 
 _SHORT_WORDS = 4
-"""Of four products: conv2d_channels.S keeps the weights of so many in registers."""
+"""Of four products: conv2d_channels.S keeps the weights of the first ones in registers."""
 
 _PASS_GROUPS = 16
 """Groups of four products in one pass of dense_rows.S."""
@@ -102,9 +102,10 @@ def _conv2d(call: Call) -> Work:
     in_place = _runs(inputs) == 1 and (is_whole or inputs.count % 4 == 0)
     copied = 0 if in_place else 2 * pairs * len(sizes) * taps * inputs.repeat
     is_short = call.kernel == "conv2d_proven" and words <= _SHORT_WORDS
-    passes = -(-(2 * words - 1) // _PASS_PAIRS[call.kernel])
+    steps = 2 * (words - (_SHORT_WORDS if call.kernel == "conv2d_proven" else 0))
+    passes = -(-steps // _PASS_PAIRS[call.kernel])
     return {
-        "block step": pairs * blocks * 2 * words * (not is_short),
+        "block step": pairs * blocks * steps * (not is_short),
         "block pass": pairs * blocks * passes * (not is_short),
         "block": pairs * blocks * (not is_short),
         "short step": pairs * blocks * 2 * words * is_short,

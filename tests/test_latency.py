@@ -98,7 +98,7 @@ def test_loops_of_a_convolution_by_hand():
     assert call.kernel == "conv2d_proven"
     assert work["pair"] == 3
     assert work["block"] == 3 * 4
-    assert work["block step"] == 3 * 4 * 18  # pairs of products
+    assert work["block step"] == 3 * 4 * (18 - 8)  # pairs of products behind the first 8
     # Pixels 0, 4, 8 and 11 begin blocks; pixel 11 is taken twice.
     assert work["edge window"] == 13  # all but the 3 in the middle
     assert work["packing"] == 4

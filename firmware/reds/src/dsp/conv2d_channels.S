@@ -4,11 +4,12 @@
 //   void reds_conv2d_block(const uint32_t* x, const uint32_t* weights, uint32_t pairs, int32_t* sums);
 //
 // The first one is for requantisation in four instructions: from packed pixels and the store's
-// weights to bytes, for many pairs of channels that follow each other. Cycles on a Cortex-M4 without wait states, of a block of 2 channels by 4 pixels: 16 for every pair
-// of products (16 of them), 3.5 for every 16 pairs, and 84 for bias, bytes and the loops: 1.17 per
-// product when a window has 64 of them. A last pixel alone takes 8 for every pair of products (4 of
-// them) and 45. Two channels cost 90 and 1.7 for every product of a window: their weights are packed
-// once for all blocks.
+// weights to bytes, for many pairs of channels that follow each other. Cycles on a Cortex-M4 without
+// wait states, of a block of 2 channels by 4 pixels: 15 for each of the first 8 pairs of products (16
+// of them), whose weights stay in registers, 16 for every other one, 7 for 24 of these, and 65 for
+// bias, bytes and the loops: 1.13 per product when a window has 64 of them. A last pixel alone takes
+// 8 for every pair of products (4 of them) and 45. Two channels cost 115 and 1.7 for every product
+// of a window: their weights are packed once for all blocks.
 #include "../../include/reds/core.h"
 
 #if REDS_DSP_KERNELS
@@ -18,7 +19,7 @@
   .syntax unified
   .thumb
 
-  .equ kPairsPerPass, 20
+  .equ kPairsPerPass, 24
   .equ kStepCode, 56  // bytes of code of a step
   .equ kShortPairs, 8
   .equ kShortStepCode, 44
@@ -49,30 +50,30 @@
 //   s3, s4, s5   of the second one
 //   s6, s7       their biases, doubled
 //   s8           output_step
-//   s9, s10      packed weights, and where they end
+//   s9, s10      packed weights where a pass is entered, and where they end
 //   s12          output of the first channel
 //   s13          where x ends
-//   s14          where to enter a pass for the pairs of products behind the first one
-//   s15          what to add to x for that; half of it to the weights
-//   s16 ... s31  all weights, if there are no more than 8 pairs of products
+//   s14          where to enter the loop of up to 8 pairs of products, or a pass of those behind 8
+//   s15          what to add to x for a pass
+//   s16 ... s31  the weights of the first 8 pairs, or of the last 8 if there are no more
 
-// One pair of products of two channels (r2, r3) and four pixels: r4 ... r7, r8 ... r11 are the sums
-// on top of from0 ... from7. 6 loads and 8 multiplications in 16 cycles; all registers there are.
-.macro step x, w, from0=r4, from1=r5, from2=r6, from3=r7, from4=r8, from5=r9, from6=r10, from7=r11
+// One pair of products of two channels (r2, r3) and four pixels: r4 ... r7, r8 ... r11 are the sums.
+// 6 loads and 8 multiplications in 16 cycles; all registers there are.
+.macro step x, w
   ldr.w r2, [r1, #\w]
   ldr.w r3, [r1, #\w + 4]
   ldr.w r12, [r0, #\x]
   ldr.w lr, [r0, #\x + 4]
-  smlad r4, r2, r12, \from0
-  smlad r5, r2, lr, \from1
-  smlad r8, r3, r12, \from4
-  smlad r9, r3, lr, \from5
+  smlad r4, r2, r12, r4
+  smlad r5, r2, lr, r5
+  smlad r8, r3, r12, r8
+  smlad r9, r3, lr, r9
   ldr.w r12, [r0, #\x + 8]
   ldr.w lr, [r0, #\x + 12]
-  smlad r6, r2, r12, \from2
-  smlad r7, r2, lr, \from3
-  smlad r10, r3, r12, \from6
-  smlad r11, r3, lr, \from7
+  smlad r6, r2, r12, r6
+  smlad r7, r2, lr, r7
+  smlad r10, r3, r12, r10
+  smlad r11, r3, lr, r11
 .endm
 
 // r2 = multiplier, r3 = rounding, r12 = shift. Uses lr.
@@ -115,18 +116,43 @@
 .endm
 
 // One pair of products as in `step`, of weights in registers, at r0 = x, which moves on. 15 cycles.
-.macro short_step first, second
+// The first one takes biases along, from r7 and r11.
+.macro short_step first, second, is_first=0
   vmov r1, \first
   ldm r0!, {r2, r3, r12, lr}
+.if \is_first
+  smlad r4, r1, r2, r7
+  smlad r5, r1, r3, r7
+  smlad r6, r1, r12, r7
+.else
   smlad r4, r1, r2, r4
   smlad r5, r1, r3, r5
   smlad r6, r1, r12, r6
+.endif
   smlad r7, r1, lr, r7
   vmov r1, \second
+.if \is_first
+  smlad r8, r1, r2, r11
+  smlad r9, r1, r3, r11
+  smlad r10, r1, r12, r11
+.else
   smlad r8, r1, r2, r8
   smlad r9, r1, r3, r9
   smlad r10, r1, r12, r10
+.endif
   smlad r11, r1, lr, r11
+.endm
+
+// Those of 8 pairs.
+.macro short_steps is_first=0
+  short_step s16, s17, \is_first
+  short_step s18, s19
+  short_step s20, s21
+  short_step s22, s23
+  short_step s24, s25
+  short_step s26, s27
+  short_step s28, s29
+  short_step s30, s31
 .endm
 
 // Weights of four products of two channels: (2 pairs, 2 channels).
@@ -152,39 +178,35 @@ reds_conv2d_channels:
   push {r0, r4-r11, lr}
   vpush {s16-s31}
   mov r12, r0
-  // The first pair of products takes the biases along. The others go in passes of 20, of which the
-  // first one is entered so that the last one is whole.
+  // The first 8 pairs of products have their weights in registers. The others go in passes, of which
+  // the first one is entered so that the last one is whole.
   ldr r2, [r12, #kWords]
   lsls r2, #1
-  subs r2, #1
+  subs r2, #kShortPairs
+  ble 1f
   add r3, r2, #(kPairsPerPass - 1)
   movs r4, #kPairsPerPass
   udiv r3, r3, r4
   mul r3, r3, r4
   subs r2, r3, r2  // pairs to skip
-  rsb r3, r2, #1
+  rsb r3, r2, #0
   lsls r3, #4
   vmov s15, r3
   movs r3, #kStepCode
   mul r2, r2, r3
   adr.w r3, 5f
-  add r3, r2
-  orr r3, r3, #1
-  vmov s14, r3
-  // Up to 8 pairs of products, of which there are 2, 4, 6 or 8, have a loop of their own, entered alike.
-  ldr r2, [r12, #kWords]
-  cmp r2, #(kShortPairs / 2)
-  bhi 1f
-  rsb r2, r2, #(kShortPairs / 2)
-  movs r3, #(2 * kShortStepCode)
+  b 12f
+1:                                // there are 2, 4, 6 or 8, and a loop that is entered alike
+  rsb r2, r2, #0
+  movs r3, #kShortStepCode
   mul r2, r2, r3
   adr.w r3, 13f
+12:
   add r3, r2
   orr r3, r3, #1
   vmov s14, r3
 1:                                // two channels; r12 = job
   ldm r12, {r0-r3}
-  vmov s9, r3
   ldr lr, [r12, #kRowStep]
   add r4, r0, lr
   add r5, r1, lr
@@ -216,6 +238,19 @@ reds_conv2d_channels:
   b 10b
 11:
   vmov s10, r3
+  ldr r1, [r12, #kPacked]
+  ldr r2, [r12, #kWords]
+  subs r2, #(kShortPairs / 2)
+  bls 16f
+  vldm r1!, {s16-s31}
+  vmov r3, s15
+  add r1, r1, r3, asr #1
+  vmov s9, r1
+  b 17f
+16:
+  add r1, r1, r2, lsl #4  // the first ones may be no weights, and are not used
+  vldm r1, {s16-s31}
+17:
   ldr r1, [r12, #kBias]
   ldr r2, [r12, #kMultiplier]
   ldr r3, [r12, #kShift]
@@ -257,17 +292,16 @@ reds_conv2d_channels:
 3:
   ldr r3, [r12, #kWords]
   cmp r3, #(kShortPairs / 2)
-  bls 12f
+  bls 18f
 4:                                // a block; r0 = x
-  vmov r1, s9
   vmov r7, s6
   vmov r11, s7
-  step 0, 0, r7, r7, r7, r7, r11, r11, r11, r11
+  short_steps 1
   vmov r2, s15
+  vmov r1, s9
+  vmov r3, s14
   add r0, r2
-  add r1, r1, r2, asr #1
-  vmov r2, s14
-  bx r2
+  bx r3
   .balign 4
 5:
   .set i, 0
@@ -302,7 +336,7 @@ reds_conv2d_channels:
   b.w 3b
 8:                                // three of them: its last pixel alone
   adds r0, #12
-  vmov r1, s9
+  ldr r1, [r12, #kPacked]
   vmov r4, s6
   vmov r5, s7
   vmov r6, s10
@@ -334,10 +368,7 @@ reds_conv2d_channels:
   bne.w 1b
   vpop {s16-s31}
   pop {r0, r4-r11, pc}
-12:                               // blocks of up to 8 pairs of products
-  vmov r1, s10
-  subs r1, #(8 * kShortPairs)  // the first ones may be no weights, and are not used
-  vldm r1, {s16-s31}
+18:                               // blocks of up to 8 pairs of products
   vmov r1, s14
 15:
   vmov r4, s6
@@ -351,14 +382,7 @@ reds_conv2d_channels:
   bx r1
   .balign 4
 13:
-  short_step s16, s17
-  short_step s18, s19
-  short_step s20, s21
-  short_step s22, s23
-  short_step s24, s25
-  short_step s26, s27
-  short_step s28, s29
-  short_step s30, s31
+  short_steps
   finish
   vmov r1, s14
   bne 15b

@@ -22,7 +22,7 @@ from redsc.distribution import Cluster
 from redsc.errors import UsageError
 from redsc.groups import Grouping, Widths
 from redsc.recipe import Options
-from redsc.trainer import Trainer, digest, starting_levels
+from redsc.trainer import Trainer, digest, standard_error, starting_levels
 
 log = logging.getLogger("redsc")
 
@@ -32,6 +32,10 @@ Progress = Callable[[int, int, str], None]
 _INT8_LOSS = 1.02
 """Validation loss in simulated int8 over that in float, above which training simulates int8.
 Below, there is nothing to win: simulation costs time and its gradients are noisier."""
+
+_MORE_ERROR = 1.1
+"""A widest level's squared error over the original network's that is worse. Of an accuracy, one
+standard error less is."""
 
 _CHECKPOINT_SECONDS = 10.0
 """Shortest time between two checkpoints."""
@@ -73,8 +77,12 @@ def finetune(
         file = folder / f"{name}.npz"
     with cluster.explained():
         trainer = Trainer(graph, grouping, level_widths, data, options, cluster)
-        best = _train(trainer, progress or _no_progress, warnings, file)
-    return trainer.untrained if best is None else best
+        run = _train(trainer, progress or _no_progress, warnings, file)
+        if run.best is None:
+            return trainer.untrained
+        trainer.restore(run.best)
+        warnings += _shortfall(trainer, run.widest_score)
+    return trainer.graphs()
 
 
 def _no_progress(epoch: int, epochs: int, text: str) -> None:
@@ -88,17 +96,20 @@ def _float_epochs(share: float, epochs: int) -> int:
 
 @dataclass
 class _Run:
-    """How far training is. `best` is the trainer's state in its best epoch, None before one."""
+    """How far training is. `best` is the trainer's state in its best epoch, the last one whose
+    scores were near the highest so far, None before one; widest_score that of its widest level."""
 
     epoch: int = 0
     quantized: bool = False
     best: Arrays | None = None
-    best_key: tuple[float, float] = (-np.inf, -np.inf)
     best_epoch: int = 0
+    widest_score: float = 0.0
+    highest: tuple[float, float] = (-np.inf, -np.inf)
 
     def save(self, file: Path, trainer: Trainer) -> None:
         numbers = [
-            self.epoch, self.quantized, *self.best_key, self.best_epoch, trainer.outgrown
+            self.epoch, self.quantized, self.best_epoch, self.widest_score, *self.highest,
+            trainer.outgrown,
         ]  # fmt: skip
         arrays = {"run": np.array(numbers, np.float64)}
         arrays |= {f"now/{name}": value for name, value in trainer.state().items()}
@@ -111,24 +122,29 @@ class _Run:
     def resume(cls, file: Path, trainer: Trainer) -> _Run:
         """Where the chief's checkpoint, if there is one, left off; the trainer is put there."""
         state = trainer.state()
-        like: Arrays = {"run": np.zeros(6)}
+        like: Arrays = {"run": np.zeros(7)}
         like |= {f"{part}/{name}": v for part in ("now", "best") for name, v in state.items()}
         arrays = checkpoint.load_chiefs(file, like, trainer.cluster)
         if arrays is None:
             return cls()
-        epoch, quantized, score, negative_loss, best_epoch, outgrown = arrays["run"].tolist()
+        epoch, quantized, best_epoch, widest, score, loss, outgrown = arrays["run"].tolist()
         trainer.outgrown = bool(outgrown)
         log.warning("training goes on after epoch %d of %d", epoch, trainer.epochs)
         trainer.restore({name: arrays[f"now/{name}"] for name in state})
         trainer.batches.skip(int(epoch) * trainer.batches.steps)
-        best = {name: arrays[f"best/{name}"] for name in state} if np.isfinite(score) else None
-        return cls(int(epoch), bool(quantized), best, (score, negative_loss), int(best_epoch))
+        best = {name: arrays[f"best/{name}"] for name in state} if best_epoch else None
+        return cls(
+            int(epoch), bool(quantized), best, int(best_epoch), widest, highest=(score, loss)
+        )
 
 
-def _train(
-    trainer: Trainer, progress: Progress, warnings: list[str], file: Path | None
-) -> tuple[ir.Graph, ...] | None:
-    """Runs all epochs; the levels of the best validated one, None when there is none."""
+def _train(trainer: Trainer, progress: Progress, warnings: list[str], file: Path | None) -> _Run:
+    """Runs all epochs, unless scores stay below the highest for long.
+
+    Of epochs whose scores differ by chance the last one is best, whose learning rate was smallest;
+    the highest score itself is often a lucky one of many (one-standard-error rule: Breiman et al.,
+    Classification and Regression Trees, 1984, section 3.4.3).
+    """
     patience = trainer.options.patience or max(trainer.epochs // 3, 4)
     float_epochs = _float_epochs(trainer.options.int8_from, trainer.epochs)
     # Scores may turn again when int8 is simulated.
@@ -146,18 +162,17 @@ def _train(
         run.epoch += 1
         trainer.compare_with_teacher(scores)
         progress(run.epoch, trainer.epochs, f"loss {mean_loss:.4g}, {scores}")
-        if scores.key > run.best_key:
-            run.best, run.best_key, run.best_epoch = trainer.state(), scores.key, run.epoch
+        run.highest = max(run.highest, scores.key)
+        if scores.is_near(run.highest):
+            run.best, run.best_epoch = trainer.state(), run.epoch
+            run.widest_score = scores.scores[-1]
         elif run.epoch > first_stop and run.epoch - run.best_epoch >= patience:
             break
         due = time.monotonic() > saved + _CHECKPOINT_SECONDS
         if file is not None and due and trainer.cluster.is_chief:
             run.save(file, trainer)
             saved = time.monotonic()
-    if run.best is None:
-        return None
-    trainer.restore(run.best)
-    return trainer.graphs()
+    return run
 
 
 def _int8_pays(trainer: Trainer) -> bool:
@@ -170,6 +185,25 @@ def _int8_pays(trainer: Trainer) -> bool:
         rounded, exact, "simulated from here on" if pays else "not simulated in training",
     )  # fmt: skip
     return pays
+
+
+def _shortfall(trainer: Trainer, score: float) -> list[str]:
+    """Tells when the widest level's `score` is worse than the original's, by more than chance."""
+    data, original = trainer.data, trainer.scores_of_original[1]
+    if data.task == "classification":
+        is_worse = original - score > standard_error(original, len(data.validation))
+        what = f"is right for {score:.2%} of the validation data, the network as given for"
+        figures = f"{what} {original:.2%}"
+    else:
+        is_worse = score > _MORE_ERROR * original
+        what = f"has a mean squared error of {score:.4g} on validation data, the network as given"
+        figures = f"{what} of {original:.4g}"
+    if not is_worse:
+        return []
+    return [
+        f"the widest level {figures}: these samples may teach less than it knew. Give more of "
+        "them, or stay closer to it with --teacher original --hints 5"
+    ]
 
 
 def _divergence(epoch: int, epochs: int, kept: bool) -> str:

@@ -7,7 +7,8 @@ al., ICLR 2019), and the narrow levels learn from the widest one's output as it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,12 +80,14 @@ def starting_levels(
 
 @dataclass(frozen=True)
 class Scores:
-    """Of the levels on validation data. weights: what the user has each level count."""
+    """Of the levels on validation data. weights: what the user has each level count; samples: of
+    the data."""
 
     losses: tuple[float, ...]
     scores: tuple[float, ...]
     task: str
     weights: tuple[float, ...]
+    samples: int
 
     @property
     def loss(self) -> float:
@@ -92,14 +95,27 @@ class Scores:
 
     @property
     def key(self) -> tuple[float, float]:
-        """Larger is better. Few validation samples tie often: then the loss decides."""
+        """Larger is better. Few validation samples tie often: then the loss tells."""
         score = float(np.average(self.scores, weights=self.weights))
         return (score if self.task == "classification" else 0.0, -self.loss)
+
+    def is_near(self, highest: tuple[float, float]) -> bool:
+        """Whether below the `highest` key by chance at most, a standard error of an accuracy."""
+        if self.task != "classification":
+            return self.key >= highest
+        return self.key[0] >= highest[0] - standard_error(highest[0], self.samples)
 
     def __str__(self) -> str:
         name = "accuracy %" if self.task == "classification" else "mse"
         factor = 100 if self.task == "classification" else 1
         return f"validation {name} " + " ".join(f"{factor * s:.4g}" for s in self.scores)
+
+
+def standard_error(accuracy: float, samples: int) -> float:
+    """Of an accuracy on so many samples; as if one more was right and one wrong, so that all right
+    is not certainty."""
+    share = (accuracy * samples + 1) / (samples + 2)
+    return float(np.sqrt(share * (1 - share) / samples))
 
 
 class Trainer:
@@ -151,7 +167,6 @@ class Trainer:
                 options.warmup_steps,
             )
         self.outgrown = False
-        self._original_loss: float | None = None
         self._compiled: dict[tuple[tuple[int, ...], bool, bool], Any] = {}
 
     def _trainable(self, levels: Sequence[LevelNetwork]) -> list[Any]:
@@ -251,33 +266,58 @@ class Trainer:
             level.use(tensors)
 
     def validate(self, quantized: bool) -> Scores:
-        task, losses, scores = self.data.task, [], []
-        for level in self.levels:
-            level_loss, level_score, count, counted = 0.0, 0.0, 0, 0.0
-            for x, y in self.data.validation.batches(256):
-                outputs, batch_loss = level.evaluate(x, y, task, quantized)
-                level_loss += float(batch_loss)
-                count += len(x)
-                weights = np.ones(len(x))
-                if self.options.class_weights is not None:
-                    weights = np.array(self.options.class_weights)[y]
-                total = float(weights.sum())
-                level_score += total * loss.score(outputs, y, level.graph, task, weights)
-                counted += total
-            losses.append(level_loss / count)
-            scores.append(level_score / counted if counted else 0.0)
+        task = self.data.task
+
+        def scored(level: LevelNetwork) -> tuple[float, float]:
+            return self._scored(level.graph, lambda x, y: level.evaluate(x, y, task, quantized))
+
+        losses, scores = zip(*map(scored, self.levels), strict=True)
         # What they decide must be the same everywhere; the last bit may differ.
         told = self.cluster.from_chief({"losses": np.array(losses), "scores": np.array(scores)})
         return Scores(
-            tuple(told["losses"].tolist()), tuple(told["scores"].tolist()), task, self.weights
+            tuple(told["losses"].tolist()),
+            tuple(told["scores"].tolist()),
+            task,
+            self.weights,
+            len(self.data.validation),
         )
+
+    @functools.cached_property
+    def scores_of_original(self) -> tuple[float, float]:
+        """Loss and score of the network as it was given, in float, on validation data."""
+
+        def run(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+            values = forward(self.original, x)
+            losses = loss.per_sample(self.original, values, y, self.data.task)
+            return values[self.original.output].numpy(), float(losses.numpy().sum())
+
+        found = np.array(self._scored(self.original, run))
+        mean_loss, score = self.cluster.from_chief({"found": found})["found"].tolist()
+        return mean_loss, score
+
+    def _scored(
+        self,
+        graph: ir.Graph,
+        evaluate: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]],
+    ) -> tuple[float, float]:
+        """Mean loss and score on validation data of a network that `evaluate` gives outputs and
+        summed losses of; the score weighted by class."""
+        task, total, score, count, counted = self.data.task, 0.0, 0.0, 0, 0.0
+        for x, y in self.data.validation.batches(256):
+            outputs, batch_loss = evaluate(x, y)
+            total += batch_loss
+            count += len(x)
+            weights = np.ones(len(x))
+            if self.options.class_weights is not None:
+                weights = np.array(self.options.class_weights)[y]
+            batch_weight = float(weights.sum())
+            score += batch_weight * loss.score(outputs, y, graph, task, weights)
+            counted += batch_weight
+        return total / count, score / counted if counted else 0.0
 
     def compare_with_teacher(self, scores: Scores) -> None:
         """Lets the widest level learn from labels alone once it is better than the original."""
-        if self._original_loss is None:
-            self._original_loss = loss.mean(self.original, self.data.validation, self.data.task)
-        agreed = self.cluster.from_chief({"loss": np.array(self._original_loss)})
-        self.outgrown = scores.losses[-1] < float(agreed["loss"])
+        self.outgrown = scores.losses[-1] < self.scores_of_original[0]
 
     def _named(self) -> dict[str, Any]:
         """Every variable that decides how training goes on, by a name of its own."""

@@ -23,7 +23,7 @@ from redsc.errors import UsageError
 from redsc.level_network import LevelNetwork, SharedKernels
 from redsc.recipe import Options
 from redsc.tf_network import forward, predict
-from redsc.trainer import Trainer, levels_of_step
+from redsc.trainer import Scores, Trainer, levels_of_step, standard_error
 from tests import graphs
 
 
@@ -241,15 +241,73 @@ def test_divergence_keeps_the_last_good_state_and_advises():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("known", [0.0, 1.0])
+def test_a_widest_level_that_forgot_is_told(monkeypatch, known):
+    graph = depthwise()
+    grouping, widths = level_widths(graph)
+    monkeypatch.setattr(Trainer, "scores_of_original", (0.0, known))
+    warnings: list[str] = []
+    finetune.finetune(
+        graph,
+        grouping,
+        widths,
+        task_data(graph.input.shape),
+        Options(epochs=1, learning_rate=1e-9),  # does not learn
+        warnings=warnings,
+    )
+    if known:
+        assert "the network as given for 100.00%: these samples may teach less" in warnings[0]
+    else:
+        assert not warnings
+
+
+@pytest.mark.slow
+def test_a_worse_reconstruction_is_told():
+    graph = graphs.autoencoder(12, 8, 3)
+    x = np.random.default_rng(0).normal(size=(160, *graph.input.shape)).astype(np.float32)
+    y = predict(graph, x)  # what it knows perfectly
+    train, held = data.Split(x[:120], y[:120]), data.Split(x[120:], y[120:])
+    dataset = data.Data("regression", train, held, None)
+    grouping, widths = level_widths(graph)
+    warnings: list[str] = []
+    options = Options(epochs=1, learning_rate=0.3, warmup_steps=0, seed=0)
+    finetune.finetune(graph, grouping, widths, dataset, options, warnings=warnings)
+    assert "mean squared error" in warnings[0]
+    assert "the network as given of" in warnings[0]
+
+
+@pytest.mark.slow
 def test_training_ends_early_without_improvement(monkeypatch):
     graph = depthwise()
     grouping, widths = level_widths(graph)
     seen = []
-    options = Options(epochs=12, learning_rate=0.0, int8_from=0.0, patience=2)
+    shares = iter([0.5, 0.9, 0.86, 0.7, 0.9, 0.7, 0.7, 0.9])
+
+    def validate(self, quantized):
+        share = next(shares)
+        return Scores((1 - share,) * 2, (share,) * 2, "classification", (1.0, 1.0), samples=40)
+
+    monkeypatch.setattr(Trainer, "validate", validate)
+    options = Options(epochs=12, learning_rate=0.0, int8_from=1.0, patience=2)
     finetune.finetune(
         graph, grouping, widths, task_data(graph.input.shape), options, lambda *a: seen.append(a)
     )
-    assert len(seen) == 3  # the first is the best, two more are no better
+    assert len(seen) == 7  # 0.86 and 0.9 are near the highest, then two are not
+
+
+def test_scores_are_near_within_a_standard_error():
+    def scores(share, loss=0.5, task="classification"):
+        return Scores((loss,), (share,), task, (1.0,), samples=100)
+
+    assert standard_error(0.9, 10**6) == pytest.approx(0.0003, rel=1e-2)
+    assert standard_error(1.0, 98) == pytest.approx(0.01, rel=0.01)
+    assert scores(0.88, loss=0.9).is_near(scores(0.9).key)
+    assert not scores(0.85, loss=0.1).is_near(scores(0.9).key)
+    # An error has no such margin.
+    assert not scores(0.0, loss=0.5001, task="regression").is_near(
+        scores(0.0, 0.5, "regression").key
+    )
+    assert scores(0.0, loss=0.5, task="regression").is_near(scores(0.0, 0.5, "regression").key)
 
 
 class Stopped(Exception):

@@ -92,9 +92,6 @@ class LevelNetwork:
     With "multipliers" it has the widest level's gamma and variance, and a beta and mean of its
     own; with "everything" it has nothing of its own. It must then run, and be measured, after the
     widest level.
-
-    keeps_statistics: those of `graph` are never measured anew. Not for a level whose tables others
-    share.
     """
 
     def __init__(
@@ -104,7 +101,6 @@ class LevelNetwork:
         widths: Widths,
         tables: Tables = "per-level",
         widest: LevelNetwork | None = None,
-        keeps_statistics: bool = False,
     ) -> None:
         tf = tensorflow()
         self._tables: Tables = "per-level" if widest is None else tables
@@ -115,8 +111,7 @@ class LevelNetwork:
             name: self.index_in(kernels.grouping, name) for name in kernels.grouping.axes
         }
         self._has_statistics = {
-            op.name: calibrate.has_statistics(op.norm) and not keeps_statistics
-            for op in graph.linear_ops
+            op.name: calibrate.has_statistics(op.norm) for op in graph.linear_ops
         }
         norms = {op.name: _starting_norm(op) for op in graph.linear_ops}
         self._epsilon = {name: norm.epsilon for name, norm in norms.items()}

@@ -120,7 +120,6 @@ def training_facts(how: recipe.Training, found: widths.Found) -> dict[str, Any]:
     trained = options.epochs != 0
     names = (
         "epochs", "batch_size", "learning_rate", "distillation", "teacher", "mixing", "hints",
-        "keeps_statistics",
         "int8_from", "loss_weights", "class_weights", "all_levels", "seed",
     )  # fmt: skip
     used = {name: getattr(options, name) if trained else None for name in names}

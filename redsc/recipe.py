@@ -52,14 +52,13 @@ class Options:
     another one, which lets a teacher say more than the data does. hints: weight of a further
     loss, the squared distance of the last hidden units from the teacher's same units in their
     standard deviations (FitNets: Romero et al., ICLR 2015); a reconstruction beside the
-    classification. keeps_statistics: the widest level normalises with the original network's
-    batch-norm statistics, in training too, if it is as wide. int8_from: part of the epochs
-    after which rounding to int8 is simulated, if it pays; 1 never does. patience: epochs
-    without a better validation score before training ends; None is a third of the epochs, at
-    least 4. loss_weights: one per level, narrowest first; None weighs all levels alike (the
-    REDS paper, arXiv 2311.13349, takes the square root of each level's parameter share).
-    class_weights: one per class, mean 1. all_levels: every level in every step, instead of the
-    sandwich when there are more than four. tables: what the levels share of them.
+    classification. int8_from: part of the epochs after which rounding to int8 is simulated, if it
+    pays; 1 never does. patience: epochs whose validation scores stay below the highest before
+    training ends; None is a third of the epochs, at least 4. loss_weights: one per level,
+    narrowest first; None weighs all levels alike (the REDS paper, arXiv 2311.13349, takes the
+    square root of each level's parameter share). class_weights: one per class, mean 1.
+    all_levels: every level in every step, instead of the sandwich when there are more than four.
+    tables: what the levels share of them.
     """
 
     epochs: int | None = None
@@ -71,7 +70,6 @@ class Options:
     teacher: Literal["full", "original"] | None = None
     mixing: bool | None = None
     hints: float | None = None
-    keeps_statistics: bool | None = None
     int8_from: float = 0.6
     patience: int | None = None
     loss_weights: tuple[float, ...] | None = None
@@ -95,8 +93,8 @@ def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
 
     Few labels teach a network less than it knows already. So all levels then learn from the
     original network's answers, as far as these are right for the data, and from its last hidden
-    units, which say more of each sample than its class does; the widest one keeps its batch-norm
-    statistics, which few samples tell worse. Samples are mixed for a network that is overfitted.
+    units, which say more of each sample than its class does. Samples are mixed for a network that
+    is overfitted.
     """
     train = data.train
     few = train.stream is None and len(train) < _FEW_SAMPLES
@@ -106,7 +104,6 @@ def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
         "learning_rate": _FEW_LEARNING_RATE if few else _LEARNING_RATE,
         "teacher": "original" if few else "full",
         "hints": 0.0,
-        "keeps_statistics": False,
         "distillation": 0.5,
     }
     if options.mixing is None:
@@ -115,7 +112,7 @@ def suited(options: Options, graph: ir.Graph, data: Data) -> Options:
         right = loss.score(predict(graph, train.x), train.y, graph, data.task)
         chosen["distillation"] = max(0.5, right)
         if right > 0.5 and options.teacher != "full":
-            chosen |= {"hints": 5.0, "keeps_statistics": True}
+            chosen["hints"] = 5.0
     missing = {name: value for name, value in chosen.items() if getattr(options, name) is None}
     return replace(options, **missing)
 

@@ -149,11 +149,7 @@ class Trainer:
         self.weights = options.loss_weights or (1.0,) * len(levels)
         with cluster.strategy.scope():
             self.kernels = SharedKernels(levels[-1])
-            keeps = bool(options.keeps_statistics) and options.tables == "per-level"
-            keeps = keeps and dict(level_widths[-1]) == grouping.full_widths
-            widest = LevelNetwork(
-                self.kernels, levels[-1], level_widths[-1], keeps_statistics=keeps
-            )
+            widest = LevelNetwork(self.kernels, levels[-1], level_widths[-1])
             self.levels = [
                 LevelNetwork(self.kernels, level, widths, options.tables, widest)
                 for level, widths in zip(levels[:-1], level_widths[:-1], strict=True)

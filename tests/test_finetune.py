@@ -380,23 +380,6 @@ def test_levels_share_what_their_tables_share(tables, epochs):
 
 
 @pytest.mark.slow
-def test_the_widest_level_can_keep_its_statistics():
-    graph = depthwise()
-    dataset = task_data(graph.input.shape)
-    grouping, widths = level_widths(graph)
-    options = Options(epochs=1, keeps_statistics=True)
-    trained = finetune.finetune(graph, grouping, widths, dataset, options)
-    normed = [op.name for op in graph.linear_ops if op.norm is not None]
-    assert normed
-    for name in normed:
-        before, after, narrow = (level[name].norm for level in (graph, trained[-1], trained[0]))
-        bias = 0 if graph[name].bias is None else graph[name].bias
-        assert np.array_equal(after.mean, before.mean - bias)
-        assert np.array_equal(after.variance, before.variance)
-        assert not np.array_equal(narrow.variance, before.variance[: len(narrow.variance)])
-
-
-@pytest.mark.slow
 def test_class_weights_and_hints_change_what_is_learnt():
     graph = depthwise()
     grouping, widths = level_widths(graph)

@@ -83,13 +83,13 @@ def test_few_data_learn_from_the_network_as_far_as_it_is_right():
     few = recipe.suited(recipe.Options(), graph, dataset)
     assert (few.mixing, few.teacher, few.learning_rate) == (False, "original", 5e-4)
     # The network is not trained: no better than half.
-    assert (few.distillation, few.hints, few.keeps_statistics) == (0.5, 0.0, False)
+    assert (few.distillation, few.hints) == (0.5, 0.0)
     x, answers = dataset.train.x, predict(graph, dataset.train.x).argmax(axis=-1)
     answers[:4] = (answers[:4] + 1) % 3
     known = data.Data("classification", data.Split(x, answers), dataset.validation, None)
     few = recipe.suited(recipe.Options(), graph, known)
     assert few.distillation == pytest.approx(1 - 4 / len(x))
-    assert (few.hints, few.keeps_statistics) == (5.0, True)
+    assert few.hints == 5.0
     assert recipe.suited(recipe.Options(teacher="full"), graph, known).hints == 0.0
     given = recipe.Options(distillation=0.2, mixing=False, teacher="full", epochs=3)
     assert recipe.suited(given, graph, dataset) == recipe.Options(
@@ -99,7 +99,6 @@ def test_few_data_learn_from_the_network_as_far_as_it_is_right():
         epochs=3,
         learning_rate=5e-4,
         hints=0.0,
-        keeps_statistics=False,
     )
     many = np.zeros((2000, *graph.input.shape), np.float32)
     split = data.Split(many, np.zeros(2000, np.int64))
@@ -111,5 +110,4 @@ def test_few_data_learn_from_the_network_as_far_as_it_is_right():
         teacher="full",
         mixing=False,
         hints=0.0,
-        keeps_statistics=False,
     )

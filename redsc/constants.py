@@ -8,6 +8,7 @@ tensorflow/lite/micro/kernels/*_common.cc.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,10 +103,10 @@ def linear(op: ir.LinearOp, level: QuantizedLevel) -> LinearConstants:
     )
 
 
-def add(op: ir.Add, level: QuantizedLevel) -> AddConstants:
-    """CalculateOpDataAdd for int8."""
-    first, second = (level.tensors[name] for name in op.inputs)
-    output = level.tensors[op.name]
+def add(op: ir.Add, tensors: Mapping[str, QuantParams]) -> AddConstants:
+    """CalculateOpDataAdd for int8; tensors: parameters by op name."""
+    first, second = (tensors[name] for name in op.inputs)
+    output = tensors[op.name]
     twice_max = 2 * np.float64(max(first.scale, second.scale))
     reals = np.array([
         np.float64(first.scale) / twice_max,

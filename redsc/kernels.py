@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from redsc import ir, winograd
-from redsc.constants import ADD_LEFT_SHIFT, AddConstants, LinearConstants
+from redsc.constants import LinearConstants
 from redsc.groups import Axis, find_groups
 
 MOST_TILE_PIXELS = 64
@@ -279,27 +279,3 @@ def is_winograd_exact(constants: LinearConstants, channels: np.ndarray) -> bool:
     lowest, highest = accumulator_range(constants, channels)
     bias = constants.bias.astype(np.int64)
     return bool(np.all(np.maximum(bias - lowest, highest - bias) < winograd.SUM_LIMIT))
-
-
-def is_add_proven(constants: AddConstants) -> bool:
-    """Whether the DSP kernel's short requantisations are exact for every pair of inputs.
-
-    It takes an input of multiplier 1/2, as that of the larger scale has in TFLite, for a shift.
-    """
-    largest, halved = 0, 0
-    for multiplier, shift in (
-        (constants.input1_multiplier, constants.input1_shift),
-        (constants.input2_multiplier, constants.input2_shift),
-    ):
-        if shift > 0 or multiplier < 0 or (shift == 0 and multiplier != 1 << 30):
-            return False
-        halved += shift == 0
-        largest += ((255 << ADD_LEFT_SHIFT) * multiplier >> (31 - shift)) + 1
-    if halved == 0:
-        return False
-    shift = -constants.output_shift
-    if shift < 1 or constants.output_multiplier < 0 or largest >= 1 << 30:
-        return False
-    product = (largest * constants.output_multiplier >> 31) + 1
-    rounding = (1 << (shift - 1)) + (abs(constants.output_zero_point) << shift)
-    return product + rounding + 1 < 1 << 31

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from redsc import constants, cost, geometry, groups, ir, kernels, winograd
+from redsc import constants, cost, geometry, groups, ir, kernels, linear_add, winograd
 from redsc.errors import ModelError
 from redsc.memory import ArenaPlan
 from redsc.plan_structs import (
@@ -232,7 +232,8 @@ class _Builder:
             case ir.LinearOp():
                 return self.linear_level(narrow, number)
             case ir.Add():
-                made = asdict(constants.add(narrow, level))
+                exact = constants.add(narrow, level.tensors)
+                made = asdict(exact) | asdict(linear_add.find(exact) or linear_add.NONE)
                 return AddLevel(size=size, left_shift=constants.ADD_LEFT_SHIFT, **made)
             case ir.Concatenate():
                 widths = np.array([shapes[name][-1] for name in narrow.inputs], np.uint32)
@@ -281,7 +282,7 @@ def _is_proven(op: ir.Op, level: QuantizedLevel) -> bool:
         case ir.LinearOp():
             return kernels.is_proven(constants.linear(op, level), _rows(op, level))
         case ir.Add():
-            return kernels.is_add_proven(constants.add(op, level))
+            return linear_add.find(constants.add(op, level.tensors)) is not None
         case _:
             return False
 

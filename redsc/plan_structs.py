@@ -82,11 +82,14 @@ class LinearLevel:
 
 @dataclass(frozen=True)
 class AddLevel:
-    FLASH_BYTES: ClassVar[int] = 28
+    FLASH_BYTES: ClassVar[int] = 40
     size: int
     input1_multiplier: int
     input2_multiplier: int
     output_multiplier: int
+    weight1: int
+    weight2: int
+    offset: int
     input1_shift: int
     input2_shift: int
     output_shift: int

@@ -93,7 +93,7 @@ def _int8(x: np.ndarray, low: int = -128, high: int = 127) -> np.ndarray:
 
 
 def _add(op: ir.Add, level: QuantizedLevel, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    c = constants.add(op, level)
+    c = constants.add(op, level.tensors)
     scale = fixed_point.multiply_by_quantized_multiplier
     left = 1 << constants.ADD_LEFT_SHIFT
     total = scale((a - c.input1_zero_point) * left, c.input1_multiplier, c.input1_shift)

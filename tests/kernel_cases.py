@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from redsc import ir, kernels, winograd
-from redsc.constants import AddConstants, LinearConstants
+from redsc import fixed_point, ir, kernels, linear_add, winograd
+from redsc.constants import ADD_LEFT_SHIFT, AddConstants, LinearConstants
 
 ADDRESS = 0x21000000
 KERNELS = (
@@ -318,37 +318,35 @@ def dense(image: Image, want_proven: bool) -> Case:
 
 def add(image: Image) -> Case:
     random = image.random
-    while True:
-        first, second, output = (int(random.integers(1 << 30, 1 << 31)) for _ in range(3))
-        low, high = sorted(random.integers(-128, 128, 2).tolist())
-        shifts = [-int(random.integers(1, 24)), -int(random.integers(1, 24))]
-        larger = random.choice(["first", "second", "both"])  # of the inputs' scales
-        if larger != "second":
-            first, shifts[0] = 1 << 30, 0
-        if larger != "first":
-            second, shifts[1] = 1 << 30, 0
+    linear = None
+    while linear is None:
+        first, second = np.exp(random.uniform(-3, 3, 2))
+        if random.random() < 0.2:
+            second = first
+        output = max(first, second) * np.exp(random.uniform(-0.5, 3))
+        twice = 2 * max(first, second)
+        reals = np.array([first / twice, second / twice, twice / (1 << 20) / output])
+        multipliers, shifts = fixed_point.quantize_multiplier(reals)
         zero_points = random.integers(-128, 128, 3).tolist()
-        constants = AddConstants(
-            zero_points[0], first, shifts[0], zero_points[1], second, shifts[1], zero_points[2],
-            output, -int(random.integers(1, 22)), low, high,
+        low, high = sorted(random.integers(-128, 128, 2).tolist())
+        c = AddConstants(
+            zero_points[0], int(multipliers[0]), int(shifts[0]),
+            zero_points[1], int(multipliers[1]), int(shifts[1]),
+            zero_points[2], int(multipliers[2]), int(shifts[2]), low, high,
         )  # fmt: skip
-        if kernels.is_add_proven(constants):
-            break
-    size, c = int(random.integers(1, 300)), constants
+        linear = linear_add.find(c)
+    size = int(random.integers(1, 300))
     level = image.place(
         struct.pack(
-            "<I3i4b5b3x", size, c.input1_multiplier, c.input2_multiplier, c.output_multiplier,
-            c.input1_shift, c.input2_shift, c.output_shift, kernels.ADD_LEFT_SHIFT,
+            "<I6i4b5b3x", size, c.input1_multiplier, c.input2_multiplier, c.output_multiplier,
+            linear.weight1, linear.weight2, linear.offset,
+            c.input1_shift, c.input2_shift, c.output_shift, ADD_LEFT_SHIFT,
             c.input1_zero_point, c.input2_zero_point, c.output_zero_point, c.activation_min,
             c.activation_max,
         )
     )  # fmt: skip
-    x = [int8(random, size), int8(random, size)]
-    if random.random() < 0.5:  # so that the smaller one's rounding tells
-        larger_one = 0 if c.input1_shift == 0 else 1
-        x[larger_one] = np.full(size, zero_points[larger_one], np.int8)
-    tensors = _inputs(image, *x)
-    return Case("add_proven", image.words(level), tensors, size, 0, str(constants))
+    tensors = _inputs(image, int8(random, size), int8(random, size))
+    return Case("add_proven", image.words(level), tensors, size, 0, f"{c} {linear}")
 
 
 def pool2d(image: Image, kernel: str) -> Case:

@@ -315,9 +315,9 @@ Result add(Draw& draw) {
   int low = draw.between(-128, 127), high = draw.between(-128, 127);
   if (low > high) std::swap(low, high);
   const reds::Add::Level level = {
-      static_cast<uint32_t>(size), draw.multiplier(), draw.multiplier(), draw.multiplier(), shift(),
-      shift(), shift(), 20, zero_point(), zero_point(), zero_point(), static_cast<int8_t>(low),
-      static_cast<int8_t>(high)};
+      static_cast<uint32_t>(size), draw.multiplier(), draw.multiplier(), draw.multiplier(), 0, 0, 0,
+      shift(), shift(), shift(), 20, zero_point(), zero_point(), zero_point(),
+      static_cast<int8_t>(low), static_cast<int8_t>(high)};
   const Bytes a = draw.bytes(size, level.input1_zero_point);
   const Bytes b = draw.bytes(size, level.input2_zero_point);
   Bytes wanted;

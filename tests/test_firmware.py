@@ -278,6 +278,7 @@ def test_these_networks_use_every_kernel() -> None:
     every = set(kernels.GENERIC.values()) | {
         "dense",
         "dense_proven",
+        "add",
         "add_proven",
         "portable::depthwise_conv2d",
     }

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from redsc import constants, fixed_point, groups, ir, oracle, quantize, tf_network, tflite
+from redsc import (
+    constants,
+    fixed_point,
+    groups,
+    ir,
+    linear_add,
+    oracle,
+    quantize,
+    tf_network,
+    tflite,
+)
 from redsc.quantized import QuantizedLevel, QuantizedNetwork, QuantParams
 
 needs_oracle = pytest.mark.skipif(not oracle.available(), reason="tflite-micro is not installed")
@@ -266,3 +276,36 @@ def test_multipliers_are_31_bit_fractions(real: float) -> None:
     else:
         assert 2**30 <= int(multiplier) < 2**31
         assert int(multiplier) * 2.0 ** (int(shift) - 31) == pytest.approx(real, rel=2**-30)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_scales_are_chosen_that_make_additions_linear(shared):
+    net = reference.GraphBuilder("sum", (4, 4, 2))
+    first = net.conv(2)
+    second = net.conv(2, activation=ir.Activation.NONE)
+    net.add(first, second)
+    net.conv(2)
+    graph = net.graph()
+    (add,) = (op for op in graph.ops if isinstance(op, ir.Add))
+    random, widened = np.random.default_rng(0), 0
+    for _ in range(60):
+        levels = []
+        for _ in range(2):
+            ranges = {op.name: (-1.0, 1.0) for op in graph.ops}
+            ranges[first] = (0.0, float(random.uniform(1, 9)))
+            ranges[second] = (-float(random.uniform(1, 9)), float(random.uniform(1, 9)))
+            ranges[add.name] = (
+                0.0,
+                (ranges[first][1] + ranges[second][1]) * random.uniform(0.6, 1),
+            )
+            levels.append(ranges)
+        params = quantize.tensor_params(graph, [graph] * 2, levels, shared)
+        for ranges, tensors in zip(levels, params, strict=True):
+            assert linear_add.find(constants.add(add, tensors)) is not None
+            if not shared:
+                scale = tensors[add.name].scale
+                assert scale == pytest.approx(ranges[add.name][1] / 255, rel=1e-4)
+                widened += scale != np.float32(ranges[add.name][1] / 255)
+        if shared:
+            assert params[0][add.name] == params[1][add.name]
+    assert shared or widened > 0

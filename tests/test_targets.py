@@ -56,7 +56,7 @@ def test_every_core_computes_the_interpreters_bytes(name: str, tmp_path: Path) -
     graph, board = small(), boards.board(name)
     x = samples(graph, 4)
     used = set()
-    for seed in (5, 6):  # between them they take every DSP kernel for short requantisations
+    for seed in (3, 5):  # between them they take every DSP kernel for short requantisations
         network = random_network(graph, seed)
         plan = plan_for(network, board)
         used.update(step.kernel for step in plan.steps)

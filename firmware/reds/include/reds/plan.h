@@ -84,6 +84,8 @@ struct Add {
   struct Level {
     uint32_t size;  // elements
     int32_t input1_multiplier, input2_multiplier, output_multiplier;
+    // Where proven, the same as (input1 * weight1 + input2 * weight2 + offset) >> 21, saturated.
+    int32_t weight1, weight2, offset;
     int8_t input1_shift, input2_shift, output_shift, left_shift;
     int8_t input1_zero_point, input2_zero_point, output_zero_point;
     int8_t activation_min, activation_max;

@@ -66,6 +66,9 @@ class Progress:
             self._bar.stop()
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
+        if self._interrupted and isinstance(value, Exception):
+            # A compiled module that was being imported makes an ImportError of it.
+            raise KeyboardInterrupt from value
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupted = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import redsc
+from redsc.progress import Progress
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -80,3 +82,15 @@ def test_an_unsupported_file_is_refused_and_writes_nothing(tmp_path: Path) -> No
 def test_doctor_speaks_json() -> None:
     findings = json.loads(run("doctor", "--json").stdout)
     assert {"tensorflow", "pulp"} <= {finding["name"] for finding in findings}
+
+
+def test_an_interrupt_is_one_when_another_error_hides_it():
+    def importing() -> None:
+        with Progress():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise ImportError("initialization failed") from None
+
+    with pytest.raises(KeyboardInterrupt):
+        importing()

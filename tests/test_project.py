@@ -185,4 +185,6 @@ def test_sketch_and_library_compile_for_arduino(emitted: tuple[Path, Plan], tmp_
         program = tmp_path / f"{source.stem}.o"
         command = ["arm-none-eabi-gcc", *machine, "-x", "assembler-with-cpp", "-c", source]
         subprocess.run([*command, "-o", program], check=True)
-        assert program.stat().st_size > 500
+        command = ["arm-none-eabi-size", program]
+        sizes = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert int(sizes.splitlines()[1].split()[0]) > 200, source  # bytes of code

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from redsc import fixed_point, ir
-from redsc.quantized import QuantizedLevel, QuantParams
+from redsc.quantized import QuantizedLevel, QuantizedLinear, QuantParams
 
 INT8_MIN, INT8_MAX = -128, 127
 ADD_LEFT_SHIFT = 20
@@ -83,8 +83,15 @@ def activation_range(activation: ir.Activation, output: QuantParams) -> tuple[in
 
 def linear(op: ir.LinearOp, level: QuantizedLevel) -> LinearConstants:
     """Requantisation of Conv2D, DepthwiseConv2D and Dense at one level."""
-    source, target = level.tensors[op.inputs[0]], level.tensors[op.name]
-    quantized = level.linear[op.name]
+    return requantisation(
+        op, level.linear[op.name], level.tensors[op.inputs[0]], level.tensors[op.name]
+    )
+
+
+def requantisation(
+    op: ir.LinearOp, quantized: QuantizedLinear, source: QuantParams, target: QuantParams
+) -> LinearConstants:
+    """The same, from source to target."""
     scales = quantized.weight_scale
     if isinstance(op, ir.Dense) and len(scales) == 1:
         product = np.asarray(np.float32(source.scale) * scales, np.float64)

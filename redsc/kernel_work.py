@@ -19,8 +19,8 @@ from redsc.plan_structs import Channels, Window
 Work = dict[str, int]
 """How often, by what."""
 
-_PASS_PAIRS = {"conv2d": 8, "conv2d_proven": 24, "conv2d_winograd": 16}
-"""Pairs of products in one pass of conv2d_channels.S and conv2d_winograd_tiles.S."""
+_PASS_PAIRS, _GENERAL_PASS_PAIRS, _WINOGRAD_PASS_PAIRS = 24, 8, 16
+"""Pairs of products in one pass: conv2d_channels.S, its block alone, conv2d_winograd_tiles.S."""
 
 _SHORT_WORDS = 4
 """Of four products: conv2d_channels.S keeps the weights of the first ones in registers."""
@@ -55,11 +55,11 @@ class Call:
     @property
     def work(self) -> Work:
         match self.kernel:
-            case "conv2d" | "conv2d_proven":
+            case "conv2d" | "conv2d_proven" | "conv2d_one_product":
                 return _conv2d(self)
             case "conv2d_winograd":
                 return _conv2d_winograd(self)
-            case "depthwise_conv2d_3x3" | "depthwise_conv2d_3x3_stride2":
+            case kernel if kernel.startswith("depthwise_conv2d_3x3"):
                 return _depthwise_conv2d_3x3(self)
             case "depthwise_conv2d" | "depthwise_conv2d_proven":
                 return _depthwise_conv2d(self)
@@ -95,15 +95,16 @@ def _conv2d(call: Call) -> Work:
     words = -(-taps * inputs.count // 4)
     sizes = [min(call.tile[1], call.positions - i) for i in range(0, call.positions, call.tile[1])]
     # A last pixel alone has a loop of its own.
-    alone = sum(size % 4 == 1 for size in sizes) if call.kernel == "conv2d_proven" else 0
+    is_general = call.kernel == "conv2d"
+    alone = 0 if is_general else sum(size % 4 == 1 for size in sizes)
     blocks = sum(-(-size // 4) for size in sizes) - alone
     pairs = -(-call.outputs.count // 2)
     is_whole = taps == 1 or inputs.count == call.store_inputs
     in_place = _runs(inputs) == 1 and (is_whole or inputs.count % 4 == 0)
     copied = 0 if in_place else 2 * pairs * len(sizes) * taps * inputs.repeat
-    is_short = call.kernel == "conv2d_proven" and words <= _SHORT_WORDS
-    steps = 2 * (words - (_SHORT_WORDS if call.kernel == "conv2d_proven" else 0))
-    passes = -(-steps // _PASS_PAIRS[call.kernel])
+    is_short = not is_general and words <= _SHORT_WORDS
+    steps = 2 * (words if is_general else words - _SHORT_WORDS)
+    passes = -(-steps // (_GENERAL_PASS_PAIRS if is_general else _PASS_PAIRS))
     return {
         "block step": pairs * blocks * steps * (not is_short),
         "block pass": pairs * blocks * passes * (not is_short),
@@ -271,7 +272,7 @@ def _conv2d_winograd(call: Call) -> Work:
     whole_tiles = (height // side) * (width // side)
     return {
         "block step": blocks * winograd.POINTS * 2 * words,
-        "block pass": blocks * winograd.POINTS * -(-(2 * words - 1) // _PASS_PAIRS[call.kernel]),
+        "block pass": blocks * winograd.POINTS * -(-(2 * words - 1) // _WINOGRAD_PASS_PAIRS),
         "block": blocks,
         "pair": pairs * len(starts),
         "tile beside": pairs * (rows * columns - whole_tiles),

@@ -42,6 +42,9 @@ GENERIC: dict[type[ir.Op], str] = {
 }
 """Kernels that run every op of their kind."""
 
+ONE_PRODUCT = "_one_product"
+"""What names of kernels end in that requantise with one product, and so have no shifts."""
+
 PORTABLE: dict[type[ir.Op], str] = {
     ir.Conv2D: "conv2d", ir.DepthwiseConv2D: "depthwise_conv2d", ir.Dense: "dense", ir.Add: "add",
     **GENERIC,
@@ -57,6 +60,7 @@ def choose(
     channels: int = 4,
     is_plain: bool = True,
     has_winograd: bool = False,
+    one_product: bool = False,
     *,
     dsp: bool = True,
 ) -> str:
@@ -66,7 +70,8 @@ def choose(
     narrowest level. proven: requantisation in four instructions is exact (see `is_proven`).
     is_plain: channels read and written are each one run of the store's, or one repeated.
     has_winograd: that algorithm has the room it needs at every level, and is exact (see
-    `winograd.tiling` and `is_winograd_exact`). dsp: the core has DSP kernels.
+    `winograd.tiling` and `is_winograd_exact`). one_product: requantisation as one product is exact
+    (see one_product.py). dsp: the core has DSP kernels.
     """
     if not dsp:
         return f"portable::{PORTABLE[type(op)]}"
@@ -75,12 +80,16 @@ def choose(
             if proven and has_winograd and channels >= 2 and winograd.is_quicker(op, output):
                 return "conv2d_winograd"
             fills_block = output[0] * output[1] >= 4 and channels >= 2
+            if one_product and fills_block:
+                return "conv2d" + ONE_PRODUCT
             return "conv2d_proven" if proven and fills_block else "conv2d"
         case ir.DepthwiseConv2D() if op.multiplier > 1:
             return "portable::depthwise_conv2d"
-        case ir.DepthwiseConv2D() if proven and channels >= 4 and _is_lined(op, output):
-            stride = op.strides[_along(output)]
-            return "depthwise_conv2d_3x3" if stride == 1 else "depthwise_conv2d_3x3_stride2"
+        case ir.DepthwiseConv2D() if (
+            (proven or one_product) and channels >= 4 and _is_lined(op, output)
+        ):
+            stride = "" if op.strides[_along(output)] == 1 else "_stride2"
+            return "depthwise_conv2d_3x3" + stride + (ONE_PRODUCT if one_product else "")
         case ir.DepthwiseConv2D():
             return "depthwise_conv2d_proven" if proven else "depthwise_conv2d"
         case ir.Dense():

@@ -155,7 +155,8 @@ def calls(
 
     level: the store's network at `widths`, of `grouping`'s groups. scratch_bytes: of its kernels,
     as planned. chosen: kernels, as the plan has them. Before quantisation they are not known;
-    then they are those of proved requantisations, which nearly all are.
+    then they are those of proved requantisations, which nearly all are, and of one product behind
+    a ReLU.
     """
     units, shapes = groups.prefixes(widths), ir.shapes(level)
 
@@ -179,6 +180,7 @@ def calls(
                 after[-1],
                 geometry.is_plain(reads, writes),
                 bool(has_winograd),
+                isinstance(op, ir.LinearOp) and op.activation is not ir.Activation.NONE,
             )
         else:
             kernel = chosen[op.name]

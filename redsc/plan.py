@@ -10,7 +10,17 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from redsc import constants, cost, geometry, groups, ir, kernels, linear_add, winograd
+from redsc import (
+    constants,
+    cost,
+    geometry,
+    groups,
+    ir,
+    kernels,
+    linear_add,
+    one_product,
+    winograd,
+)  # fmt: skip
 from redsc.errors import ModelError
 from redsc.memory import ArenaPlan
 from redsc.plan_structs import (
@@ -54,6 +64,14 @@ class _Tables:
         self.arrays.append(array)
         candidates.append(array)
         return array.name
+
+    def add(self, *arrays: np.ndarray) -> None:
+        for values in arrays:
+            self.array(values)
+
+    @property
+    def array_bytes(self) -> int:
+        return sum(array.values.nbytes for array in self.arrays)
 
     def channel_list(self, indices: np.ndarray, axis: groups.Axis) -> Symbol:
         """The address of a channel list."""
@@ -158,6 +176,7 @@ class _Builder:
             least,
             is_plain,
             self.dsp and self.has_winograd(op),
+            self.dsp and self.is_one_product(op),
             dsp=self.dsp,
         )
 
@@ -172,7 +191,8 @@ class _Builder:
             room = arena.scratch_bytes[op.name]
             if winograd.tiling(narrow, shapes[op.name], room) is None:
                 return False
-            if not kernels.is_winograd_exact(constants.linear(narrow, level), _rows(narrow, level)):
+            rows = level.linear[op.name].rows(narrow)
+            if not kernels.is_winograd_exact(constants.linear(narrow, level), rows):
                 return False
         return True
 
@@ -190,6 +210,22 @@ class _Builder:
     def is_proven(self, op: ir.Op) -> bool:
         """Whether short requantisation is exact at every level."""
         return all(_is_proven(level.graph[op.name], level) for level in self.network.levels)
+
+    def is_one_product(self, op: ir.Op) -> bool:
+        """Whether requantisation as one product is exact at every level, and takes no more bytes
+        where levels share tables."""
+        if not isinstance(op, ir.Conv2D | ir.DepthwiseConv2D):
+            return False
+        plain, own = _Tables(), _Tables()
+        for level in reversed(self.network.levels):
+            narrow = level.graph[op.name]
+            assert isinstance(narrow, ir.LinearOp)
+            made, exact = _one_product(narrow, level), constants.linear(narrow, level)
+            if not made.is_exact.all():
+                return False
+            own.add(made.offset, made.multiplier)
+            plain.add(exact.bias, exact.multiplier, exact.shift)
+        return own.array_bytes <= plain.array_bytes
 
     def store(self, op: ir.LinearOp) -> Symbol:
         name = Symbol(f"weights_{len(self.weights)}")
@@ -253,10 +289,16 @@ class _Builder:
         raise AssertionError(op)
 
     def linear_level(self, op: ir.LinearOp, number: int) -> LinearLevel:
-        c = constants.linear(op, self.network.levels[number])
+        level, kernel = self.network.levels[number], self.kernels[op.name]
+        c = constants.linear(op, level)
         shape = self.level_shapes[number][op.name]
         scratch = self.arenas[number].scratch_bytes.get(op.name, 0)
-        tile = kernels.tile(op, shape, self.kernels[op.name], scratch)
+        tile = kernels.tile(op, shape, kernel, scratch)
+        if kernel.endswith(kernels.ONE_PRODUCT):
+            made = _one_product(op, level)
+            bias, multiplier, shift = made.offset, made.multiplier, None
+        else:
+            bias, multiplier, shift = c.bias, c.multiplier, self.tables.array(c.shift)
 
         def channels(name: str) -> Symbol:
             axis = self.network.grouping.axes[name]
@@ -265,9 +307,9 @@ class _Builder:
         return LinearLevel(
             inputs=None if isinstance(op, ir.DepthwiseConv2D) else channels(op.inputs[0]),
             outputs=channels(op.name),
-            bias=self.tables.array(c.bias),
-            multiplier=self.tables.array(c.multiplier),
-            shift=self.tables.array(c.shift),
+            bias=self.tables.array(bias),
+            multiplier=self.tables.array(multiplier),
+            shift=shift,
             input_zero_point=c.input_zero_point,
             output_zero_point=c.output_zero_point,
             activation_min=c.activation_min,
@@ -277,19 +319,15 @@ class _Builder:
         )
 
 
+def _one_product(op: ir.LinearOp, level: QuantizedLevel) -> one_product.OneProduct:
+    return one_product.find(constants.linear(op, level), level.linear[op.name].rows(op))
+
+
 def _is_proven(op: ir.Op, level: QuantizedLevel) -> bool:
     match op:
         case ir.LinearOp():
-            return kernels.is_proven(constants.linear(op, level), _rows(op, level))
+            return kernels.is_proven(constants.linear(op, level), level.linear[op.name].rows(op))
         case ir.Add():
             return linear_add.find(constants.add(op, level.tensors)) is not None
         case _:
             return False
-
-
-def _rows(op: ir.LinearOp, level: QuantizedLevel) -> np.ndarray:
-    """A level's int8 weights as (out, products)."""
-    weights = level.linear[op.name].weights
-    if isinstance(op, ir.DepthwiseConv2D):
-        return weights.reshape(-1, weights.shape[-1]).T
-    return weights.reshape(len(weights), -1)

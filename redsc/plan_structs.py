@@ -71,7 +71,7 @@ class LinearLevel:
     outputs: Symbol
     bias: Symbol
     multiplier: Symbol
-    shift: Symbol
+    shift: Symbol | None
     input_zero_point: int
     output_zero_point: int
     activation_min: int

@@ -37,6 +37,12 @@ class QuantizedLinear:
     weight_scale: np.ndarray
     bias: np.ndarray
 
+    def rows(self, op: ir.LinearOp) -> np.ndarray:
+        """weights as (out, products)."""
+        if isinstance(op, ir.DepthwiseConv2D):
+            return self.weights.reshape(-1, self.weights.shape[-1]).T
+        return self.weights.reshape(len(self.weights), -1)
+
 
 @dataclass(frozen=True, eq=False)
 class QuantizedLevel:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from redsc import fixed_point, ir, kernels, linear_add, winograd
 from redsc.constants import ADD_LEFT_SHIFT, AddConstants, LinearConstants
+from redsc.one_product import OneProduct, find
 
 ADDRESS = 0x21000000
 KERNELS = (
-    "conv2d", "conv2d_proven", "conv2d_winograd", "depthwise_conv2d", "depthwise_conv2d_proven",
-    "depthwise_conv2d_3x3", "depthwise_conv2d_3x3_stride2", "dense", "dense_proven", "add_proven",
-    "max_pool2d", "average_pool2d",
+    "conv2d", "conv2d_proven", "conv2d_one_product", "conv2d_winograd",
+    "depthwise_conv2d", "depthwise_conv2d_proven",
+    "depthwise_conv2d_3x3", "depthwise_conv2d_3x3_stride2",
+    "depthwise_conv2d_3x3_one_product", "depthwise_conv2d_3x3_stride2_one_product",
+    "dense", "dense_proven", "add_proven", "max_pool2d", "average_pool2d",
 )  # fmt: skip
 
 
@@ -134,6 +137,23 @@ def activations(random: np.random.Generator, zero_point: int, *shape: int) -> np
     return int8(random, *shape)
 
 
+def one_product(
+    random: np.random.Generator, rows: np.ndarray
+) -> tuple[LinearConstants, OneProduct]:
+    """Constants for weights int8 (out, products), and those of one product for the same outputs."""
+    drawn = replace(requantisation(random, rows, True), output_zero_point=-128)
+    while not (made := find(drawn, rows)).is_exact.all():
+        again = requantisation(random, rows, True)
+        drawn = replace(
+            drawn,
+            **{
+                name: np.where(made.is_exact, getattr(drawn, name), getattr(again, name))
+                for name in ("bias", "multiplier", "shift")
+            },
+        )
+    return drawn, made
+
+
 def requantisation(
     random: np.random.Generator, rows: np.ndarray, want_proven: bool
 ) -> LinearConstants:
@@ -200,14 +220,16 @@ def _linear_level(
     inputs: Axis | None,
     outputs: Axis,
     tile: tuple[int, int],
+    made: OneProduct | None = None,
 ) -> int:
+    """Two levels: one product's, if that is given, and TFLite's."""
     c = constants
-    addresses = [
-        0 if inputs is None else inputs.place(image), outputs.place(image), image.array(c.bias),
-        image.array(c.multiplier), image.array(c.shift, 1),
-    ]  # fmt: skip
+    channels = 0 if inputs is None else inputs.place(image), outputs.place(image)
+    plain = image.array(c.bias), image.array(c.multiplier), image.array(c.shift, 1)
+    own = plain if made is None else (image.array(made.offset), image.array(made.multiplier), 0)
     small = (c.input_zero_point, c.output_zero_point, c.activation_min, c.activation_max)
-    return image.place(struct.pack("<5I4b2H", *addresses, *small, *tile))
+    levels = [struct.pack("<5I4b2H", *channels, *each, *small, *tile) for each in (own, plain)]
+    return image.place(b"".join(levels))
 
 
 def _inputs(image: Image, *tensors: np.ndarray) -> int:
@@ -217,7 +239,7 @@ def _inputs(image: Image, *tensors: np.ndarray) -> int:
 # --- cases by kind -------------------------------------------------------------------------------
 
 
-def conv2d(image: Image, want_proven: bool) -> Case:
+def conv2d(image: Image, want_proven: bool, as_one_product: bool = False) -> Case:
     random = image.random
     is_pixel = random.random() < 0.4
     window = (1, 1) if is_pixel else tuple(random.integers(1, 5, 2).tolist())
@@ -227,16 +249,18 @@ def conv2d(image: Image, want_proven: bool) -> Case:
     )
     inputs, outputs = axis(random, 12), axis(random, 9)
     weights = int8(random, outputs.store, *window, inputs.store)
-    kept = weights[outputs.indices][..., inputs.indices]
-    constants = requantisation(random, kept.reshape(outputs.count, -1), want_proven)
+    kept = weights[outputs.indices][..., inputs.indices].reshape(outputs.count, -1)
+    constants, made = requantisation(random, kept, want_proven), None
     op = ir.Conv2D("op", ("input",), np.zeros((*window, inputs.count, outputs.count)))
     shape = (rows.output, columns.output, outputs.count)
-    proven = want_proven and kernels.is_proven(constants, kept.reshape(outputs.count, -1))
-    kernel = kernels.choose(op, shape, proven, outputs.count)
+    proven = want_proven and kernels.is_proven(constants, kept)
+    kernel = kernels.choose(op, shape, proven, outputs.count, one_product=as_one_product)
+    if kernel.endswith(kernels.ONE_PRODUCT):
+        constants, made = one_product(random, kept)
     room = int(random.choice([0, random.integers(0, 4000), 1 << 15]))
     scratch = kernels.conv2d_scratch_bytes(op, shape, room)
     level = _linear_level(
-        image, constants, inputs, outputs, kernels.tile(op, shape, kernel, scratch)
+        image, constants, inputs, outputs, kernels.tile(op, shape, kernel, scratch), made
     )
     fields = (*_window(rows, columns), inputs.store, image.array(weights, 1), level)
     x = activations(random, constants.input_zero_point, rows.length, columns.length, inputs.count)
@@ -271,7 +295,9 @@ def conv2d_winograd(image: Image) -> Case:
     return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)
 
 
-def depthwise_conv2d(image: Image, want_proven: bool, is_3x3: bool) -> Case:
+def depthwise_conv2d(
+    image: Image, want_proven: bool, is_3x3: bool, as_one_product: bool = False
+) -> Case:
     random = image.random
     window = (3, 3) if is_3x3 else tuple(random.integers(1, 6, 2).tolist())
     strides = random.integers(1, 3 if is_3x3 else 4, 2).tolist()
@@ -282,16 +308,20 @@ def depthwise_conv2d(image: Image, want_proven: bool, is_3x3: bool) -> Case:
     outputs = axis(random, 9)
     weights = int8(random, *window, outputs.store)
     kept = weights[..., outputs.indices].reshape(-1, outputs.count).T
-    constants = requantisation(random, kept, want_proven)
+    constants, made = requantisation(random, kept, want_proven), None
     op = ir.DepthwiseConv2D(
         "op", ("input",), np.zeros((*window, outputs.count, 1)),
         strides=tuple(strides), dilation=tuple(dilation),
     )  # fmt: skip
     shape = (rows.output, columns.output, outputs.count)
     proven = want_proven and kernels.is_proven(constants, kept)
-    kernel = kernels.choose(op, shape, proven, outputs.count)
+    kernel = kernels.choose(op, shape, proven, outputs.count, one_product=as_one_product)
+    if kernel.endswith(kernels.ONE_PRODUCT):
+        constants, made = one_product(random, kept)
     scratch = kernels.depthwise_conv2d_scratch_bytes(op, shape)
-    level = _linear_level(image, constants, None, outputs, kernels.tile(op, shape, kernel, scratch))
+    level = _linear_level(
+        image, constants, None, outputs, kernels.tile(op, shape, kernel, scratch), made
+    )
     fields = (*_window(rows, columns), 1, outputs.store, image.array(weights, 1), level)
     x = activations(random, constants.input_zero_point, rows.length, columns.length, outputs.count)
     text = f"{rows} {columns} {outputs} {constants}"
@@ -370,8 +400,11 @@ def kinds() -> list[Callable[[Image], Case]]:
     return [
         with_(conv2d, False), with_(conv2d, True), with_(conv2d, True), conv2d_winograd,
         with_(depthwise_conv2d, False, False), with_(depthwise_conv2d, True, False),
+        with_(conv2d, True, True),
         with_(depthwise_conv2d, True, True), with_(depthwise_conv2d, True, True),
         with_(depthwise_conv2d, True, True), with_(depthwise_conv2d, True, True),
+        with_(depthwise_conv2d, True, True, True), with_(depthwise_conv2d, True, True, True),
+        with_(depthwise_conv2d, True, True, True), with_(depthwise_conv2d, True, True, True),
         with_(dense, False), with_(dense, True), with_(dense, True), with_(dense, True),
         add, with_(pool2d, "max_pool2d"), with_(pool2d, "average_pool2d"),
     ]  # fmt: skip

@@ -30,17 +30,28 @@ alignas(16) uint8_t expected[kMost], output[kMost], scratch[kMost];
 template <typename Op, void (*Kernel)(const Op&, const typename Op::Level&, const reds::Buffers&)>
 constexpr Run run = reds::run<Op, Kernel>;
 
+struct Kernel {
+  Run kernel, specification;
+  uint8_t level;  // at which the specification finds its constants
+};
+
 // In the order of kernel_cases.KERNELS.
-const Run kKernels[][2] = {
+const Kernel kKernels[] = {
 #define REDS_CASE(Op, kernel, specification) \
-  {run<reds::Op, reds::dsp::kernel>, run<reds::Op, reds::portable::specification>}
+  {run<reds::Op, reds::dsp::kernel>, run<reds::Op, reds::portable::specification>, 0}
+#define REDS_ONE_PRODUCT_CASE(Op, kernel, specification) \
+  {run<reds::Op, reds::dsp::kernel>, run<reds::Op, reds::portable::specification>, 1}
     REDS_CASE(Conv2D, conv2d, conv2d),
     REDS_CASE(Conv2D, conv2d_proven, conv2d),
+    REDS_ONE_PRODUCT_CASE(Conv2D, conv2d_one_product, conv2d),
     REDS_CASE(Conv2D, conv2d_winograd, conv2d),
     REDS_CASE(DepthwiseConv2D, depthwise_conv2d, depthwise_conv2d),
     REDS_CASE(DepthwiseConv2D, depthwise_conv2d_proven, depthwise_conv2d),
     REDS_CASE(DepthwiseConv2D, depthwise_conv2d_3x3, depthwise_conv2d),
     REDS_CASE(DepthwiseConv2D, depthwise_conv2d_3x3_stride2, depthwise_conv2d),
+    REDS_ONE_PRODUCT_CASE(DepthwiseConv2D, depthwise_conv2d_3x3_one_product, depthwise_conv2d),
+    REDS_ONE_PRODUCT_CASE(DepthwiseConv2D, depthwise_conv2d_3x3_stride2_one_product,
+                          depthwise_conv2d),
     REDS_CASE(Dense, dense, dense),
     REDS_CASE(Dense, dense_proven, dense),
     REDS_CASE(Add, add_proven, add),
@@ -71,8 +82,9 @@ const char* check(const Case& it) {
   spoil(expected, it.output_bytes);
   spoil(output, it.output_bytes);
   spoil(scratch, it.scratch_bytes);
-  kKernels[it.kernel][1](it.op, 0, {it.inputs, inside(expected), nullptr});
-  kKernels[it.kernel][0](it.op, 0, {it.inputs, inside(output), inside(scratch)});
+  const Kernel& run = kKernels[it.kernel];
+  run.specification(it.op, run.level, {it.inputs, inside(expected), nullptr});
+  run.kernel(it.op, 0, {it.inputs, inside(output), inside(scratch)});
   if (!is_guarded(scratch, it.scratch_bytes)) return "scratch_guard";
   if (!is_guarded(output, it.output_bytes)) return "output_guard";
   if (memcmp(output, expected, it.output_bytes + 2 * kGuard) != 0) return "bytes";

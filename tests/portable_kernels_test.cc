@@ -104,13 +104,15 @@ struct Kept {
   uint32_t count() const { return channels.count; }
 };
 
-// Requantisation of `count` channels whose sums are at most about `largest`.
+// Requantisation of `count` channels whose sums are at most about `largest`: TFLite's, or one product.
 struct Requantisation {
+  bool is_one_product;
   std::vector<int32_t> bias, multiplier;
   std::vector<int8_t> shift;
   reds::LinearLevel level = {};
 
-  Requantisation(Draw& draw, uint32_t count, int64_t largest) {
+  Requantisation(Draw& draw, uint32_t count, int64_t largest, bool is_one_product = false)
+      : is_one_product(is_one_product) {
     const int bits = draw.between(1, 30);
     const int32_t most = static_cast<int32_t>((int64_t{1} << bits) - 1);
     int usual = 0;
@@ -120,6 +122,9 @@ struct Requantisation {
       multiplier.push_back(draw.multiplier());
       shift.push_back(static_cast<int8_t>(draw.once_in(3) ? draw.between(-31, 8)
                                                           : -usual + draw.between(-1, 1)));
+      if (is_one_product) {  // steps of about as many sums
+        multiplier.back() = std::max(1, multiplier.back() >> std::max(0, usual - draw.between(2, 4)));
+      }
     }
     int low = draw.between(-128, 127), high = draw.between(-128, 127);
     if (low > high) std::swap(low, high);
@@ -129,7 +134,7 @@ struct Requantisation {
     }
     level.bias = bias.data();
     level.multiplier = multiplier.data();
-    level.shift = shift.data();
+    level.shift = is_one_product ? nullptr : shift.data();
     level.input_zero_point = static_cast<int8_t>(draw.zero_point());
     level.output_zero_point = static_cast<int8_t>(draw.zero_point());
     level.activation_min = static_cast<int8_t>(low);
@@ -137,6 +142,11 @@ struct Requantisation {
   }
 
   int8_t operator()(uint32_t channel, int64_t sum) const {
+    if (is_one_product) {
+      const int64_t product = int64_t{wrapped(256 * sum + bias[channel])} * multiplier[channel];
+      const int64_t output = product >> 43;  // floor
+      return clamped(clamped(output, -128, 127), level.activation_min, level.activation_max);
+    }
     const int32_t total = wrapped(sum + bias[channel]);
     return clamped(scaled(total, multiplier[channel], shift[channel]) + level.output_zero_point,
                    level.activation_min, level.activation_max);
@@ -232,7 +242,8 @@ Result conv2d(Draw& draw) {
   const Kept inputs(draw, 7), outputs(draw, 6);
   const uint32_t taps = windows.taps();
   const Bytes weights = draw.bytes(outputs.store * taps * inputs.store);
-  Requantisation requantise(draw, outputs.count(), int64_t{2000} * taps * inputs.count());
+  Requantisation requantise(draw, outputs.count(), int64_t{2000} * taps * inputs.count(),
+                            draw.once_in(2));
   requantise.level.inputs = &inputs.channels;
   requantise.level.outputs = &outputs.channels;
   const int zero_point = requantise.level.input_zero_point;
@@ -253,7 +264,10 @@ Result conv2d(Draw& draw) {
     wanted.push_back(requantise(i % outputs.count(), sums[i]));
   }
   const reds::Conv2D op = {windows.window, inputs.store, weights.data(), &requantise.level};
-  return {"conv2d", call<reds::Conv2D, reds::portable::conv2d>(op, {&x}, wanted.size()), wanted};
+  const auto run = requantise.is_one_product ? call<reds::Conv2D, reds::portable::conv2d_one_product>
+                                             : call<reds::Conv2D, reds::portable::conv2d>;
+  return {requantise.is_one_product ? "conv2d_one_product" : "conv2d", run(op, {&x}, wanted.size()),
+          wanted};
 }
 
 Result depthwise_conv2d(Draw& draw) {
@@ -265,7 +279,7 @@ Result depthwise_conv2d(Draw& draw) {
   const reds::Run run = {draw.once_in(2) ? store - multiplier * channels : 0, multiplier * channels};
   const reds::Channels outputs = {&run, 1, 1, 0, run.length};
   const Bytes weights = draw.bytes(windows.taps() * store);
-  Requantisation requantise(draw, outputs.count, int64_t{2000} * windows.taps());
+  Requantisation requantise(draw, outputs.count, int64_t{2000} * windows.taps(), draw.once_in(2));
   requantise.level.outputs = &outputs;
   const int zero_point = requantise.level.input_zero_point;
   const Bytes x = draw.bytes(windows.pixels() * channels, zero_point);
@@ -283,6 +297,12 @@ Result depthwise_conv2d(Draw& draw) {
   }
   const reds::DepthwiseConv2D op = {windows.window, multiplier, store, weights.data(),
                                     &requantise.level};
+  if (requantise.is_one_product) {
+    return {"depthwise_conv2d_one_product",
+            call<reds::DepthwiseConv2D, reds::portable::depthwise_conv2d_one_product>(
+                op, {&x}, wanted.size()),
+            wanted};
+  }
   return {"depthwise_conv2d",
           call<reds::DepthwiseConv2D, reds::portable::depthwise_conv2d>(op, {&x}, wanted.size()),
           wanted};

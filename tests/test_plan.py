@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import firmware_build
@@ -23,6 +24,7 @@ from redsc import (
     kernels,
     linear_add,
     memory,
+    one_product,
     plan,
     plan_structs,
 )
@@ -155,6 +157,65 @@ def test_proven_requantisation_is_exact(
     exact = fixed_point.multiply_by_quantized_multiplier(sums, np.int64(multiplier), shift)
     exact = np.clip(exact + output_zero_point, -128, 127)
     assert np.array_equal(four_instructions(sums, multiplier, -shift, output_zero_point), exact)
+
+
+channel = st.tuples(
+    st.integers(1 << 30, (1 << 31) - 1), st.integers(-14, -1), st.integers(-(1 << 22), 1 << 22)
+)
+
+
+@given(
+    channels=st.lists(channel, min_size=1, max_size=8),
+    products=st.integers(1, 600),
+    input_zero_point=st.integers(-128, 127),
+    seed=st.integers(0, 1 << 32),
+)
+def test_one_product_is_exact(
+    channels: list[tuple[int, int, int]], products: int, input_zero_point: int, seed: int
+) -> None:
+    multiplier, shift, bias = np.array(channels).T
+    weights = np.random.default_rng(seed).integers(-127, 128, (len(channels), products))
+    c = LinearConstants(
+        bias=bias.astype(np.int32),
+        multiplier=multiplier.astype(np.int32),
+        shift=shift.astype(np.int8),
+        input_zero_point=input_zero_point,
+        output_zero_point=-128,
+        activation_min=-128,
+        activation_max=127,
+    )
+    rows = weights.astype(np.int8)
+    found = one_product.find(c, rows)
+    lowest, highest = kernels.accumulator_range(c, rows)
+    for i in np.flatnonzero(found.is_exact):
+        low, high = int(lowest[i]), int(highest[i])
+        # on both sides of every place where the output rises, and between them
+        rises = ((np.arange(256) - 0.5) * 2.0 ** (31 - shift[i]) / multiplier[i]).astype(np.int64)
+        near = (rises[:, None] + np.arange(-3, 4)).reshape(-1)
+        sums = np.concatenate((near, np.linspace(low, high, 3000).astype(np.int64)))
+        sums = sums[(sums >= low) & (sums <= high)]
+        wanted = fixed_point.multiply_by_quantized_multiplier(sums, multiplier[i], shift[i]) - 128
+        shifted = (sums - bias[i] << one_product.SUM_SHIFT) + found.offset[i]
+        assert np.abs(shifted).max() <= 1 << 31
+        output = shifted * found.multiplier[i] >> 32 + one_product.SHIFT
+        assert np.array_equal(np.clip(output, -128, 127), np.clip(wanted, -128, 127))
+
+
+def test_most_requantisations_are_one_product() -> None:
+    random = np.random.default_rng(0)
+    rows = random.integers(-127, 128, (4000, 20)).astype(np.int8)
+    c = LinearConstants(
+        bias=random.integers(-1000, 1000, 4000).astype(np.int32),
+        multiplier=random.integers(1 << 30, 1 << 31, 4000).astype(np.int32),
+        shift=random.integers(-10, -3, 4000).astype(np.int8),
+        input_zero_point=-128,
+        output_zero_point=-128,
+        activation_min=-128,
+        activation_max=127,
+    )
+    assert one_product.find(c, rows).is_exact.mean() > 0.98
+    other = replace(c, output_zero_point=-127)
+    assert not one_product.find(other, rows).is_exact.any()
 
 
 def addition(scales: Sequence[float], zero_points: Sequence[int]) -> constants.AddConstants:

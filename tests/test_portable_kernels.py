@@ -59,6 +59,12 @@ def test_a_hundred_thousand_calls(program: Path, seed: int) -> None:
         ("src/portable/dot.h", "- zero_point", "+ zero_point", "conv2d|dense"),
         ("include/reds/fixed_point.h", "x < 0 ? 1 : 0", "0", "conv2d|dense|add|leaky"),
         ("include/reds/fixed_point.h", "1 - (1 << 30)", "-(1 << 30)", "conv2d|dense|add|leaky"),
+        (
+            "src/portable/dot.h",
+            "high >> kOneProductShift",
+            "high / (1 << kOneProductShift)",
+            "one_product",
+        ),
         ("src/portable/average_pool2d.cc", "count / 2", "(count - 1) / 2", "average_pool2d"),
     ],
 )

@@ -16,6 +16,7 @@ from redsc import (
     groups,
     ir,
     linear_add,
+    one_product,
     oracle,
     quantize,
     tf_network,
@@ -309,3 +310,26 @@ def test_scales_are_chosen_that_make_additions_linear(shared):
         if shared:
             assert params[0][add.name] == params[1][add.name]
     assert shared or widened > 0
+
+
+def test_filters_behind_a_relu_requantise_with_one_product(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Scales of weights grow for it where need be, by no more than some millionths."""
+    graph = reference.ds_cnn(channels=64)
+    x = inputs(graph, 8)
+    network = quantized(graph, x, (0.4, 0.7, 1.0))
+    monkeypatch.setattr(quantize, "_WIDENINGS", 1)
+    before, widened = quantized(graph, x, (0.4, 0.7, 1.0)), 0
+    for level, other in zip(network.levels, before.levels, strict=True):
+        for op in level.graph.linear_ops:
+            own, plain = level.linear[op.name], other.linear[op.name]
+            change = own.weight_scale / plain.weight_scale - 1
+            if level.tensors[op.name].zero_point != -128:
+                assert not change.any()
+                continue
+            assert one_product.find(constants.linear(op, level), own.rows(op)).is_exact.all()
+            assert np.all((change >= 0) & (change < 1e-4))
+            widened += np.count_nonzero(change)
+            assert np.array_equal(own.weights, plain.weights)
+    assert widened > 0

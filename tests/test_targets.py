@@ -14,6 +14,7 @@ from firmware_build import needs_emulator
 from graphs import GraphBuilder
 from test_cli import run
 from test_firmware import check_runs, expected, random_network, samples
+from test_quantize import quantized
 
 from redsc import boards, config, ir, kernels, latency, memory, runner, toolchain
 from redsc.errors import ToolchainError, UsageError
@@ -56,8 +57,9 @@ def test_every_core_computes_the_interpreters_bytes(name: str, tmp_path: Path) -
     graph, board = small(), boards.board(name)
     x = samples(graph, 4)
     used = set()
-    for seed in (3, 5):  # between them they take every DSP kernel for short requantisations
-        network = random_network(graph, seed)
+    # Between them they take every DSP kernel for short requantisations.
+    ordinary = quantized(graph, np.random.default_rng(0).normal(size=(8, 12, 12, 8)), (0.7, 1.0))
+    for network in (ordinary, random_network(graph, 3), random_network(graph, 5)):
         plan = plan_for(network, board)
         used.update(step.kernel for step in plan.steps)
         program = firmware_build.build(plan, name, tmp_path)
@@ -65,7 +67,8 @@ def test_every_core_computes_the_interpreters_bytes(name: str, tmp_path: Path) -
         check_runs(runs, expected(network, x), plan, graph.output)
         assert all(run.instructions for run in runs)
     dsp = {"conv2d_proven", "conv2d_winograd", "depthwise_conv2d_proven", "depthwise_conv2d_3x3"}
-    dsp |= {"depthwise_conv2d_3x3_stride2", "dense_proven", "add_proven"}
+    dsp |= {"depthwise_conv2d_3x3_stride2", "dense_proven", "add_proven", "conv2d_one_product"}
+    dsp |= {"depthwise_conv2d_3x3_one_product", "depthwise_conv2d_3x3_stride2_one_product"}
     assert used >= dsp if board.dsp else all(kernel.startswith("portable::") for kernel in used)
 
 

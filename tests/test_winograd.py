@@ -142,7 +142,7 @@ def test_one_kernel_runs_all_levels_so_each_must_have_room():
         return [step.kernel for step in steps if step.kind == "Conv2D"]
 
     assert convolutions(fast) == 4 * ["conv2d_winograd"]
-    assert convolutions([least, fast[1]]) == 4 * ["conv2d_proven"]
+    assert convolutions([least, fast[1]]) == 4 * ["conv2d_one_product"]
 
 
 def test_no_room_is_planned_where_it_does_not_pay():

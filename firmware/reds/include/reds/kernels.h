@@ -13,7 +13,10 @@ namespace reds {
 namespace portable {
 
 void conv2d(const Conv2D&, const Conv2D::Level&, const Buffers&);
+void conv2d_one_product(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void depthwise_conv2d(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
+void depthwise_conv2d_one_product(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,
+                                  const Buffers&);
 void dense(const Dense&, const Dense::Level&, const Buffers&);
 void add(const Add&, const Add::Level&, const Buffers&);
 void concatenate(const Concatenate&, const Concatenate::Level&, const Buffers&);
@@ -29,8 +32,10 @@ void softmax(const Softmax&, const Softmax::Level&, const Buffers&);
 namespace dsp {
 
 // `_proven`: the compiler proved, for every channel and level, that requantisation in four
-// instructions is exact (redsc/kernels.py); the others are exact for every constant.
+// instructions is exact (redsc/kernels.py). `_one_product`: likewise in two, with other constants
+// (redsc/one_product.py). The others are exact for every constant.
 void conv2d(const Conv2D&, const Conv2D::Level&, const Buffers&);
+void conv2d_one_product(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void conv2d_proven(const Conv2D&, const Conv2D::Level&, const Buffers&);
 // 3x3 of stride 1 without dilation and two channels or more, proven, with sums below 2^25.
 void conv2d_winograd(const Conv2D&, const Conv2D::Level&, const Buffers&);
@@ -41,6 +46,10 @@ void depthwise_conv2d_proven(const DepthwiseConv2D&, const DepthwiseConv2D::Leve
 void depthwise_conv2d_3x3(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
 void depthwise_conv2d_3x3_stride2(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,
                                   const Buffers&);
+void depthwise_conv2d_3x3_one_product(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,
+                                      const Buffers&);
+void depthwise_conv2d_3x3_stride2_one_product(const DepthwiseConv2D&,
+                                              const DepthwiseConv2D::Level&, const Buffers&);
 void dense(const Dense&, const Dense::Level&, const Buffers&);
 void dense_proven(const Dense&, const Dense::Level&, const Buffers&);
 void add_proven(const Add&, const Add::Level&, const Buffers&);
@@ -53,18 +62,22 @@ void average_pool2d(const AveragePool2D&, const AveragePool2D::Level&, const Buf
 using dsp::add_proven;
 using dsp::average_pool2d;
 using dsp::conv2d;
+using dsp::conv2d_one_product;
 using dsp::conv2d_proven;
 using dsp::conv2d_winograd;
 using dsp::dense;
 using dsp::dense_proven;
 using dsp::depthwise_conv2d;
 using dsp::depthwise_conv2d_3x3;
+using dsp::depthwise_conv2d_3x3_one_product;
 using dsp::depthwise_conv2d_3x3_stride2;
+using dsp::depthwise_conv2d_3x3_stride2_one_product;
 using dsp::depthwise_conv2d_proven;
 using dsp::max_pool2d;
 #else
 using portable::average_pool2d;
 using portable::conv2d;
+using portable::conv2d_one_product;
 using portable::dense;
 using portable::depthwise_conv2d;
 using portable::max_pool2d;
@@ -86,6 +99,16 @@ inline void depthwise_conv2d_3x3_stride2(const DepthwiseConv2D& op,
                                          const DepthwiseConv2D::Level& level,
                                          const Buffers& buffers) {
   portable::depthwise_conv2d(op, level, buffers);
+}
+inline void depthwise_conv2d_3x3_one_product(const DepthwiseConv2D& op,
+                                             const DepthwiseConv2D::Level& level,
+                                             const Buffers& buffers) {
+  portable::depthwise_conv2d_one_product(op, level, buffers);
+}
+inline void depthwise_conv2d_3x3_stride2_one_product(const DepthwiseConv2D& op,
+                                                     const DepthwiseConv2D::Level& level,
+                                                     const Buffers& buffers) {
+  portable::depthwise_conv2d_one_product(op, level, buffers);
 }
 inline void dense_proven(const Dense& op, const Dense::Level& level, const Buffers& buffers) {
   portable::dense(op, level, buffers);

@@ -44,7 +44,7 @@ struct LinearLevel {
   const Channels* outputs;  // channels computed
   const int32_t* bias;        // (outputs->count), likewise:
   const int32_t* multiplier;  // requantisation, see fixed_point.h
-  const int8_t* shift;        // positive = left
+  const int8_t* shift;        // positive = left; nullptr for kernels ending in _one_product
   int8_t input_zero_point;
   int8_t output_zero_point;
   int8_t activation_min;
@@ -55,6 +55,11 @@ struct LinearLevel {
   uint16_t tile_height;
   uint16_t tile_width;
 };
+
+// Where the compiler proved it, an output is ((sum << 8) + bias) * multiplier >> 32 + 11, saturated
+// to int8: the zero point is in the bias, the shift in the multiplier.
+constexpr int32_t kOneProductSumShift = 8;
+constexpr int32_t kOneProductShift = 11;
 
 struct Conv2D {
   using Level = LinearLevel;

@@ -25,6 +25,7 @@ extern "C" void reds_pack_doubled_pixels(const void* rows, uint32_t minus_zero_p
 extern "C" void reds_conv2d_block(const uint32_t* x, const uint32_t* weights, uint32_t pairs,
                                   int32_t* sums);
 extern "C" void reds_conv2d_channels(void* job);
+extern "C" void reds_conv2d_channels_one_product(void* job);
 
 namespace reds {
 namespace dsp {
@@ -173,11 +174,12 @@ __attribute__((always_inline)) inline Rows rows_of(Windows& windows, uint32_t bl
   return rows;
 }
 
+using Pack = void (*)(const void* rows, uint32_t minus_zero_point, uint32_t zero_points,
+                      uint32_t* packed);
+
 // Packs the windows of a tile.
-template <int times>
-void pack_tile(Windows& windows, const LinearLevel& level, const Tile& tile, uint32_t pixels,
-               const Scratch& scratch) {
-  constexpr auto pack = times == 2 ? reds_pack_doubled_pixels : reds_pack_pixels;
+void pack_tile(Pack pack, Windows& windows, const LinearLevel& level, const Tile& tile,
+               uint32_t pixels, const Scratch& scratch) {
   const uint32_t minus_zero_point = negated_pair(level.input_zero_point);
   const uint32_t zero_points = four_bytes(level.input_zero_point);
   const uint32_t packed_words = scratch.padded / 2 * kPixels;  // of a block
@@ -216,7 +218,7 @@ struct Output {
 
 // Channels of all of a tile's pixels, for any requantisation.
 struct General {
-  static constexpr int kTimes = 1;  // what packed pixels are multiplied with
+  static constexpr Pack pack = reds_pack_pixels;
 
   static void multiply(const LinearLevel& level, Pairs pairs, const Tile& tile,
                        const Scratch& scratch, const Output& output) {
@@ -264,24 +266,30 @@ struct Job {
   Runs runs;
 };
 
-// The same in four instructions for each output. Packed pixels are doubled, because that wants
-// doubled sums.
-struct Proven {
-  static constexpr int kTimes = 2;
+// The same in assembly.
+struct InAssembly {
+  const Pack pack;
+  void (*const multiply_channels)(void* job);
 
-  static void multiply(const LinearLevel& level, const Pairs& pairs, const Tile& tile,
-                       const Scratch& scratch, const Output& output) {
+  void multiply(const LinearLevel& level, const Pairs& pairs, const Tile& tile,
+                const Scratch& scratch, const Output& output) const {
     const uint32_t step = output.channels, block_words = scratch.padded / 2 * kPixels;
     const uint32_t* const last_end = scratch.tile + tile.blocks * block_words;
     Job job = {pairs.row0, pairs.row1, scratch.padded / 4, scratch.weights,
                level.bias + pairs.channel, level.multiplier + pairs.channel,
-               level.shift + pairs.channel, level.output_zero_point, scratch.tile,
+               level.shift == nullptr ? nullptr : level.shift + pairs.channel, level.output_zero_point, scratch.tile,
                output.bytes + tile.start * step + pairs.channel, step,
                tile.back > 0 ? last_end - block_words : last_end, last_end, tile.back * step,
                pairs.row_step, pairs.count, pairs.runs};
-    reds_conv2d_channels(&job);
+    multiply_channels(&job);
   }
 };
+
+// In four instructions for each output. Packed pixels are doubled, because that wants doubled sums.
+constexpr InAssembly kProven = {reds_pack_doubled_pixels, reds_conv2d_channels};
+
+// In two. Weights are multiplied with 256 instead, which packing them does in passing.
+constexpr InAssembly kOneProduct = {reds_pack_pixels, reds_conv2d_channels_one_product};
 
 // The next channels, as many pairs as lie evenly in the store; a last one goes with that before it.
 class PairCursor {
@@ -327,7 +335,8 @@ class PairCursor {
 };
 
 template <typename Requantization>
-void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
+void convolve(const Requantization& requantization, const Conv2D& op, const LinearLevel& level,
+              const Buffers& buffers) {
   const Window& window = op.window;
   const uint32_t pixels = static_cast<uint32_t>(window.output_height * window.output_width);
   const uint32_t products =
@@ -338,10 +347,10 @@ void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers
   const WeightRows rows(op, *level.inputs);
   for (uint32_t start = 0; start < pixels; start += level.tile_width) {
     const Tile tile(start, pixels, level.tile_width);
-    pack_tile<Requantization::kTimes>(windows, level, tile, pixels, scratch);
+    pack_tile(requantization.pack, windows, level, tile, pixels, scratch);
     PairCursor cursor(level, rows, scratch);
     while (!cursor.is_done()) {
-      Requantization::multiply(level, cursor.next(), tile, scratch, output);
+      requantization.multiply(level, cursor.next(), tile, scratch, output);
     }
   }
   ActivationClamp(level).apply(buffers.output, pixels * level.outputs->count);
@@ -350,11 +359,15 @@ void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers
 }  // namespace
 
 void conv2d(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
-  convolve<General>(op, level, buffers);
+  convolve(General(), op, level, buffers);
 }
 
 void conv2d_proven(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
-  convolve<Proven>(op, level, buffers);
+  convolve(kProven, op, level, buffers);
+}
+
+void conv2d_one_product(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
+  convolve(kOneProduct, op, level, buffers);
 }
 
 }  // namespace dsp

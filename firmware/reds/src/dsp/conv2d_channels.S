@@ -51,6 +51,7 @@
 //   s6, s7       their biases, doubled
 //   s8           output_step
 //   s9, s10      packed weights where a pass is entered, and where they end
+//   s11          runs of weights that are left
 //   s12          output of the first channel
 //   s13          where x ends
 //   s14          where to enter the loop of up to 8 pairs of products, or a pass of those behind 8
@@ -77,8 +78,21 @@
 .endm
 
 // r2 = multiplier, r3 = rounding, r12 = shift. Uses lr.
-.macro to_int8 sum
+.macro to_int8 one_product, sum
+.if \one_product
+  requantize_with_one_product \sum, r2
+.else
   requantize \sum, r2, r3, r12, lr
+.endif
+.endm
+
+// What that wants, of the first or the second channel.
+.macro constants one_product, multiplier, rounding, shift
+  vmov r2, \multiplier
+.if !\one_product
+  vmov r3, \rounding
+  vmov r12, \shift
+.endif
 .endm
 
 // Two channels of a pixel to r1, which moves on by r2.
@@ -89,21 +103,15 @@
 .endm
 
 // A block's sums to bytes; whether r0 = x is at the end.
-.macro finish
-  vmov r2, s0
-  vmov r3, s1
-  vmov r12, s2
-  to_int8 r4
-  to_int8 r5
-  to_int8 r6
-  to_int8 r7
-  vmov r2, s3
-  vmov r3, s4
-  vmov r12, s5
-  to_int8 r8
-  to_int8 r9
-  to_int8 r10
-  to_int8 r11
+.macro finish one_product
+  constants \one_product, s0, s1, s2
+  .irp sum, r4, r5, r6, r7
+  to_int8 \one_product, \sum
+  .endr
+  constants \one_product, s3, s4, s5
+  .irp sum, r8, r9, r10, r11
+  to_int8 \one_product, \sum
+  .endr
   vmov r1, s12
   vmov r2, s8
   store r4, r8
@@ -155,12 +163,20 @@
   short_step s30, s31
 .endm
 
-// Weights of four products of two channels: (2 pairs, 2 channels).
-.macro pack_words a, b
+// Weights of four products of two channels, times 256 for one product: (2 pairs, 2 channels).
+// lr = 0xFF00FF00
+.macro pack_words one_product, a, b
+.if \one_product
+  and r6, lr, \a, lsl #8
+  and r7, lr, \b, lsl #8
+  and r8, lr, \a
+  and r9, lr, \b
+.else
   sxtb16 r6, \a
   sxtb16 r7, \b
   sxtb16 r8, \a, ror #8
   sxtb16 r9, \b, ror #8
+.endif
   stmia r3!, {r6-r9}
 .endm
 
@@ -170,11 +186,12 @@
   lsl \to, r0, r1
 .endm
 
-  .section .text.reds_conv2d_channels, "ax", %progbits
-  .global reds_conv2d_channels
-  .type reds_conv2d_channels, %function
+.macro channels name, one_product
+  .section .text.\name, "ax", %progbits
+  .global \name
+  .type \name, %function
   .thumb_func
-reds_conv2d_channels:
+\name:
   push {r0, r4-r11, lr}
   vpush {s16-s31}
   mov r12, r0
@@ -211,27 +228,34 @@ reds_conv2d_channels:
   add r4, r0, lr
   add r5, r1, lr
   strd r4, r5, [r12, #kRows]
-  ldr lr, [r12, #kTaps]
+  ldr r4, [r12, #kTaps]
+  vmov s11, r4
+.if \one_product
+  movw lr, #0xFF00
+  movt lr, #0xFF00
+.endif
 10:                               // a run of weights
   ldr r2, [r12, #kTapWords]
   lsrs r2, #1
   bcc 2f
   ldr r4, [r0], #4
   ldr r5, [r1], #4
-  pack_words r4, r5
+  pack_words \one_product, r4, r5
   cbz r2, 3f
 2:
   ldr r4, [r0], #4
   ldr r10, [r0], #4
   ldr r5, [r1], #4
   ldr r11, [r1], #4
-  pack_words r4, r5
-  pack_words r10, r11
+  pack_words \one_product, r4, r5
+  pack_words \one_product, r10, r11
   subs r2, #1
   bne 2b
 3:
-  subs lr, #1
+  vmov r4, s11
+  subs r4, #1
   beq 11f
+  vmov s11, r4
   ldr r4, [r12, #kTapGap]
   add r0, r4
   add r1, r4
@@ -253,20 +277,23 @@ reds_conv2d_channels:
 17:
   ldr r1, [r12, #kBias]
   ldr r2, [r12, #kMultiplier]
-  ldr r3, [r12, #kShift]
   ldrd r4, r5, [r1], #8
   ldrd r6, r7, [r2], #8
-  ldrsb r8, [r3], #1
-  ldrsb r9, [r3], #1
   str r1, [r12, #kBias]
   str r2, [r12, #kMultiplier]
-  str r3, [r12, #kShift]
+.if !\one_product
   lsls r4, #1
   lsls r5, #1
+.endif
   vmov s6, r4
   vmov s7, r5
   vmov s0, r6
   vmov s3, r7
+.if !\one_product
+  ldr r3, [r12, #kShift]
+  ldrsb r8, [r3], #1
+  ldrsb r9, [r3], #1
+  str r3, [r12, #kShift]
   rsb r8, r8, #0
   rsb r9, r9, #0
   vmov s2, r8
@@ -278,6 +305,7 @@ reds_conv2d_channels:
   rounding r5, r9
   vmov s1, r4
   vmov s4, r5
+.endif
   ldr r0, [r12, #kX]
   ldr r1, [r12, #kOutput]
   ldr r2, [r12, #kOutputStep]
@@ -314,7 +342,7 @@ reds_conv2d_channels:
   vmov lr, s10
   cmp r1, lr
   bne.w 5b
-  finish
+  finish \one_product
   bne.w 4b
 14:
   ldr r12, [sp, #kSaved]
@@ -350,14 +378,10 @@ reds_conv2d_channels:
   .endr
   cmp r1, r6
   bne 9b
-  vmov r2, s0
-  vmov r3, s1
-  vmov r12, s2
-  to_int8 r4
-  vmov r2, s3
-  vmov r3, s4
-  vmov r12, s5
-  to_int8 r5
+  constants \one_product, s0, s1, s2
+  to_int8 \one_product, r4
+  constants \one_product, s3, s4, s5
+  to_int8 \one_product, r5
   vmov r1, s12
   store r4, r5
   ldr r12, [sp, #kSaved]
@@ -383,11 +407,15 @@ reds_conv2d_channels:
   .balign 4
 13:
   short_steps
-  finish
+  finish \one_product
   vmov r1, s14
   bne 15b
   b 14b
-  .size reds_conv2d_channels, . - reds_conv2d_channels
+  .size \name, . - \name
+.endm
+
+  channels reds_conv2d_channels, 0
+  channels reds_conv2d_channels_one_product, 1
 
 // The second one adds to sums[channel][pixel], of two channels and four pixels, the products of
 // packed pixels (pairs, 4 pixels) and weights (pairs, 2 channels); pairs > 0.

@@ -119,20 +119,24 @@
 .endm
 
 // r1 = multiplier, r2 = rounding, r3 = shift, r12 = output
-.macro store sum, temporary
+.macro store one_product, sum, temporary
+.if \one_product
+  requantize_with_one_product \sum, r1
+.else
   requantize \sum, r1, r2, r3, \temporary
+.endif
   strb \sum, [r12]
 .endm
 
 // Behind others, and behind r4, which is free then; lr = output_step
-.macro store_next sum
+.macro store_next one_product, sum
   add r12, lr
-  store \sum, r4
+  store \one_product, \sum, r4
 .endm
 
 // n outputs, the last one in register `last`, from r0 = x to the bytes at s22. Leaves r12 at the last
 // one, r0 at the window's last line. In a tail the last one is stored only if there is one.
-.macro block stride, n, last, is_tail
+.macro block one_product, stride, n, last, is_tail
 .if \is_tail
   vmov s22, r12
 .endif
@@ -145,49 +149,60 @@
   add r0, r3
   window_line \stride, \n, 0, \last, s4, s5
   vmov r1, s7
+.if !\one_product
   vmov r2, s8
   vmov r3, s9
+.endif
   vmov r12, s22
-  store r4, lr
+  store \one_product, r4, lr
   vmov lr, s11
 .if \n > 2
-  store_next r5
-  store_next r6
+  store_next \one_product, r5
+  store_next \one_product, r6
 .endif
 .if \n > 4
-  store_next r7
-  store_next r8
+  store_next \one_product, r7
+  store_next \one_product, r8
 .endif
 .if \n > 6
-  store_next r9
-  store_next r10
+  store_next \one_product, r9
+  store_next \one_product, r10
 .endif
 .if \is_tail
   vmov r4, s17
   cmp r4, #0
   beq 4b
 .endif
-  store_next \last
+  store_next \one_product, \last
 .endm
 
-// The weights of a line, r7 ... r9, to `first` and `second`; then those of the next line, if any.
-// r1 = taps, r5 = tap_step, r6 = tap_line_step. Uses r10, r11.
-.macro weights first, second, is_followed
+// The weights of a line, r7 ... r9, doubled or times 256, to `first` and `second`; then those of the
+// next line, if any. r1 = taps, r5 = tap_step, r6 = tap_line_step. Uses r10, r11.
+.macro weights one_product, first, second, is_followed
+.if \one_product
+  lsl r10, r7, #8
+  lsl r11, r8, #8
+  pkhbt r10, r10, r8, lsl #24
+  pkhbt r11, r11, r9, lsl #24
+.else
   pkhbt r10, r7, r8, lsl #16
   pkhbt r11, r8, r9, lsl #16
+.endif
 .if \is_followed
   add r1, r6
   ldrsb r7, [r1]
   ldrsb r8, [r1, r5]
   ldrsb r9, [r1, r5, lsl #1]
 .endif
+.if !\one_product
   sadd16 r10, r10, r10
   sadd16 r11, r11, r11
+.endif
   vmov \first, r10
   vmov \second, r11
 .endm
 
-.macro multiply_lines name, stride
+.macro multiply_lines name, one_product, stride
   .section .text.\name, "ax", %progbits
   .global \name
   .type \name, %function
@@ -214,25 +229,30 @@
   ldrsb r7, [r1]
   ldrsb r8, [r1, r5]
   ldrsb r9, [r1, r5, lsl #1]
-  weights s0, s1, 1
-  weights s2, s3, 1
-  weights s4, s5, 0
+  weights \one_product, s0, s1, 1
+  weights \one_product, s2, s3, 1
+  weights \one_product, s4, s5, 0
   sub r1, r1, r6, lsl #1
   adds r1, #1
   ldr r8, [r2], #4
   ldr r9, [r3], #4
+.if \one_product
+  stm r0, {r1-r3}
+  ldrd r6, r7, [r0, #kX]
+.else
   ldrsb r10, [r4], #1
   stm r0, {r1-r4}
   ldr r5, [r0, #kRoundingFactor]
   ldrd r6, r7, [r0, #kX]
   lsl r8, r8, #1
-  vmov s6, r8
-  vmov s7, r9
   mvn r11, r10  // shift - 1
   lsl r5, r5, r11
   rsb r10, r10, #0
   vmov s8, r5
   vmov s9, r10
+.endif
+  vmov s6, r8
+  vmov s7, r9
   vmov r1, s14
   add r1, r6
   vmov s21, r1
@@ -250,7 +270,7 @@
   add r1, r0
   vmov s23, r1
 3:
-  block \stride, 8, r11, 0
+  block \one_product, \stride, 8, r11, 0
   add r12, lr
   vmov s22, r12
   vmov r1, s10
@@ -282,22 +302,24 @@
   vpop {s16-s23}
   pop {r0, r4-r11, pc}
 5:
-  block \stride, 2, r5, 1
+  block \one_product, \stride, 2, r5, 1
   b 4b
 6:
-  block \stride, 4, r7, 1
+  block \one_product, \stride, 4, r7, 1
   b 4b
 9:
-  block \stride, 6, r9, 1
+  block \one_product, \stride, 6, r9, 1
   b 4b
 10:
-  block \stride, 8, r11, 1
+  block \one_product, \stride, 8, r11, 1
   b 4b
   .size \name, . - \name
 .endm
 
-  multiply_lines reds_depthwise_3x3_stride1, 1
-  multiply_lines reds_depthwise_3x3_stride2, 2
+  multiply_lines reds_depthwise_3x3_stride1, 0, 1
+  multiply_lines reds_depthwise_3x3_stride2, 0, 2
+  multiply_lines reds_depthwise_3x3_stride1_one_product, 1, 1
+  multiply_lines reds_depthwise_3x3_stride2_one_product, 1, 2
 
 // Bytes from the start of a Packing.
   .equ kStep, 0

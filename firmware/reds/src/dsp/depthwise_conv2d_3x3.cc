@@ -29,6 +29,8 @@ extern "C" uint32_t* reds_pack_lines(const void* packing, const int8_t* line, ui
 // All lines of a job's channels.
 extern "C" void reds_depthwise_3x3_stride1(void* job);
 extern "C" void reds_depthwise_3x3_stride2(void* job);
+extern "C" void reds_depthwise_3x3_stride1_one_product(void* job);
+extern "C" void reds_depthwise_3x3_stride2_one_product(void* job);
 
 namespace reds {
 namespace dsp {
@@ -182,7 +184,7 @@ void convolve(const DepthwiseConv2D& op, const LinearLevel& level, const Buffers
       if (!has_zeros) pack_zeros(packed, static_cast<uint32_t>(end - outside) * line_words);
       job.bias = level.bias + next;
       job.multiplier = level.multiplier + next;
-      job.shift = level.shift + next;
+      job.shift = level.shift == nullptr ? nullptr : level.shift + next;
       job.x = scratch + again;
       job.output = buffers.output + static_cast<uint32_t>(line) * lines.output_line_step + next;
       job.x_bytes = static_cast<uint32_t>(count) * x_line_step;
@@ -211,6 +213,16 @@ void depthwise_conv2d_3x3(const DepthwiseConv2D& op, const LinearLevel& level,
 void depthwise_conv2d_3x3_stride2(const DepthwiseConv2D& op, const LinearLevel& level,
                                   const Buffers& buffers) {
   convolve(op, level, buffers, 2, reds_depthwise_3x3_stride2);
+}
+
+void depthwise_conv2d_3x3_one_product(const DepthwiseConv2D& op, const LinearLevel& level,
+                                      const Buffers& buffers) {
+  convolve(op, level, buffers, 1, reds_depthwise_3x3_stride1_one_product);
+}
+
+void depthwise_conv2d_3x3_stride2_one_product(const DepthwiseConv2D& op, const LinearLevel& level,
+                                              const Buffers& buffers) {
+  convolve(op, level, buffers, 2, reds_depthwise_3x3_stride2_one_product);
 }
 
 }  // namespace dsp

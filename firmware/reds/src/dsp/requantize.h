@@ -5,3 +5,9 @@
   asr \sum, \sum, \shift
   ssat \sum, #8, \sum
 .endm
+
+// The same of a sum times 256, offset included, in two (see kOneProductShift).
+.macro requantize_with_one_product sum, multiplier
+  smmul \sum, \sum, \multiplier
+  ssat \sum, #8, \sum, asr #11
+.endm

@@ -28,9 +28,8 @@ int32_t sum_window(const Conv2D& op, const LinearLevel& level, const int8_t* inp
   return sum;
 }
 
-}  // namespace
-
-void conv2d(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
+template <Requantize requantize>
+void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
   const Window& window = op.window;
   const uint32_t taps = static_cast<uint32_t>(window.kernel_height * window.kernel_width);
   int8_t* output = buffers.output;
@@ -43,6 +42,16 @@ void conv2d(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) 
       }
     }
   }
+}
+
+}  // namespace
+
+void conv2d(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
+  convolve<requantize>(op, level, buffers);
+}
+
+void conv2d_one_product(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
+  convolve<requantize_with_one_product>(op, level, buffers);
 }
 
 }  // namespace portable

@@ -26,10 +26,8 @@ int32_t sum_window(const DepthwiseConv2D& op, uint32_t input_channels, int32_t z
   return sum;
 }
 
-}  // namespace
-
-void depthwise_conv2d(const DepthwiseConv2D& op, const LinearLevel& level,
-                      const Buffers& buffers) {
+template <Requantize requantize>
+void convolve(const DepthwiseConv2D& op, const LinearLevel& level, const Buffers& buffers) {
   const Window& window = op.window;
   const uint32_t input_channels = level.outputs->count / op.multiplier;
   int8_t* output = buffers.output;
@@ -45,6 +43,18 @@ void depthwise_conv2d(const DepthwiseConv2D& op, const LinearLevel& level,
       }
     }
   }
+}
+
+}  // namespace
+
+void depthwise_conv2d(const DepthwiseConv2D& op, const LinearLevel& level,
+                      const Buffers& buffers) {
+  convolve<requantize>(op, level, buffers);
+}
+
+void depthwise_conv2d_one_product(const DepthwiseConv2D& op, const LinearLevel& level,
+                                  const Buffers& buffers) {
+  convolve<requantize_with_one_product>(op, level, buffers);
 }
 
 }  // namespace portable

@@ -31,6 +31,18 @@ inline int8_t requantize(const LinearLevel& level, uint32_t i, int32_t sum) {
       clamp(scaled + level.output_zero_point, level.activation_min, level.activation_max));
 }
 
+// The same where the compiler proved one product to be exact (redsc/one_product.py).
+inline int8_t requantize_with_one_product(const LinearLevel& level, uint32_t i, int32_t sum) {
+  const uint32_t shifted = static_cast<uint32_t>(sum) << kOneProductSumShift;
+  const int64_t total = static_cast<int32_t>(shifted) + level.bias[i];
+  const int32_t high = static_cast<int32_t>(total * level.multiplier[i] >> 32);
+  const int32_t scaled = high >> kOneProductShift;
+  // the activation's range, which is within int8
+  return static_cast<int8_t>(clamp(scaled, level.activation_min, level.activation_max));
+}
+
+using Requantize = int8_t (*)(const LinearLevel& level, uint32_t i, int32_t sum);
+
 }  // namespace portable
 }  // namespace reds
 

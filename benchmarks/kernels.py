@@ -7,9 +7,9 @@ reads them, so that both sides narrow as they do in a level: to a share of the c
 one, two, three and four channels. Kernels and weights are those of one plan with all these levels.
 
 The floor is what the instructions of the innermost block take if nothing else did (FLOORS), plus
-5 cycles per output: four for requantisation, one to store it. Packing, unpacking, loops, borders
-and calls are what stands above it. It is of kernels that multiply as often as MACs are counted;
-Winograd's do not.
+3 cycles per output with one product, else 5: two or four for requantisation, one to store it.
+Packing, unpacking, loops, borders and calls are what stands above it. It is of kernels that
+multiply as often as MACs are counted; Winograd's do not.
 """
 
 from __future__ import annotations
@@ -25,14 +25,12 @@ import emulated
 import numpy as np
 from graphs import GraphBuilder
 
-from redsc import cost, groups, ir
+from redsc import cost, groups, ir, kernels
 
 SHARES = (0.25, 0.5, 0.75)
 STEPS = (4, 3, 2, 1)
 LEAST_FOR_STEPS = 16
 """Channels fewer than the full width's, and how many these must be."""
-
-CYCLES_PER_OUTPUT = 5
 
 
 @dataclass(frozen=True)
@@ -210,7 +208,8 @@ def measure(case: Case) -> list[Row]:
         floor = None
         if case.floor is not None:
             outputs = math.prod(shapes[name])
-            floor = FLOORS[case.floor].cycles_per_mac * macs + CYCLES_PER_OUTPUT * outputs
+            per_output = 3 if kernel.endswith(kernels.ONE_PRODUCT) else 5
+            floor = FLOORS[case.floor].cycles_per_mac * macs + per_output * outputs
         rows.append(
             Row(
                 op=case.name,

@@ -33,7 +33,7 @@ _LEAST_SHIFT = -20  # beyond it no offset fits in an int32
 _RISES = np.arange(1, 256, dtype=np.int64)
 _REACH = 32  # multipliers so far from the rounded one are tried, ...
 _DIGITS = 26  # ... in steps that change so many digits: finer ones seldom move a rise
-_NO_BOUND = 1 << 62
+_NO_BOUND, _FAR = 1 << 62, 1 << 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,11 @@ def _find(
         least = (reached - first[left]).max(axis=1)
         most = (reached - 1 - last[left]).min(axis=1)
         fits = least <= most
+        # In the middle; but alike at all levels for a channel that stays at one end of int8.
+        end = np.where(most < _FAR, -1 << 30, 1 << 30)
+        is_bounded = (least > -_FAR) & (most < _FAR)
+        chosen = np.where(is_bounded, (least + most) // 2, np.clip(end, least, most))
         found[left[fits]] = True
         multiplier[left[fits]] = tried[left[fits]]
-        offset[left[fits]] = (least[fits] + most[fits]) // 2
+        offset[left[fits]] = chosen[fits]
     return offset, multiplier, found

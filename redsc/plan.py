@@ -212,20 +212,21 @@ class _Builder:
         return all(_is_proven(level.graph[op.name], level) for level in self.network.levels)
 
     def is_one_product(self, op: ir.Op) -> bool:
-        """Whether requantisation as one product is exact at every level, and takes no more bytes
-        where levels share tables."""
+        """Whether requantisation as one product is exact at every level, and levels that share all
+        multipliers share as much of its tables."""
         if not isinstance(op, ir.Conv2D | ir.DepthwiseConv2D):
             return False
-        plain, own = _Tables(), _Tables()
+        multipliers, plain, own = _Tables(), _Tables(), _Tables()
         for level in reversed(self.network.levels):
             narrow = level.graph[op.name]
             assert isinstance(narrow, ir.LinearOp)
             made, exact = _one_product(narrow, level), constants.linear(narrow, level)
             if not made.is_exact.all():
                 return False
-            own.add(made.offset, made.multiplier)
+            multipliers.add(exact.multiplier)
             plain.add(exact.bias, exact.multiplier, exact.shift)
-        return own.array_bytes <= plain.array_bytes
+            own.add(made.offset, made.multiplier)
+        return len(multipliers.arrays) > 1 or own.array_bytes <= plain.array_bytes
 
     def store(self, op: ir.LinearOp) -> Symbol:
         name = Symbol(f"weights_{len(self.weights)}")

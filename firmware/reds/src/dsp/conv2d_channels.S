@@ -1,15 +1,16 @@
 // The loops of conv2d.cc.
 //
 //   void reds_conv2d_channels(Job* job);
+//   void reds_conv2d_channels_one_product(Job* job);
 //   void reds_conv2d_block(const uint32_t* x, const uint32_t* weights, uint32_t pairs, int32_t* sums);
 //
-// The first one is for requantisation in four instructions: from packed pixels and the store's
-// weights to bytes, for many pairs of channels that follow each other. Cycles on a Cortex-M4 without
-// wait states, of a block of 2 channels by 4 pixels: 15 for each of the first 8 pairs of products (16
-// of them), whose weights stay in registers, 16 for every other one, 7 for 24 of these, and 65 for
-// bias, bytes and the loops: 1.13 per product when a window has 64 of them. A last pixel alone takes
-// 8 for every pair of products (4 of them) and 45. Two channels cost 115 and 1.7 for every product
-// of a window: their weights are packed once for all blocks.
+// The first two are for requantisation in four instructions and in two: from packed pixels and the
+// store's weights to bytes, for many pairs of channels that follow each other. Cycles on a Cortex-M4
+// without wait states, of a block of 2 channels by 4 pixels: 15 for each of the first 8 pairs of
+// products (16 of them), whose weights stay in registers, 16 for every other one, 7 for 24 of these,
+// and 65 (one product: 45) for bias, bytes and the loops: 1.13 (1.09) per product when a window has 64
+// of them. A last pixel alone takes 8 for every pair of products (4 of them) and 45 (37). Two channels
+// cost 115 (92) and 1.7 for every product of a window: their weights are packed once for all blocks.
 #include "../../include/reds/core.h"
 
 #if REDS_DSP_KERNELS
@@ -417,7 +418,7 @@
   channels reds_conv2d_channels, 0
   channels reds_conv2d_channels_one_product, 1
 
-// The second one adds to sums[channel][pixel], of two channels and four pixels, the products of
+// The third one adds to sums[channel][pixel], of two channels and four pixels, the products of
 // packed pixels (pairs, 4 pixels) and weights (pairs, 2 channels); pairs > 0.
   .equ kPairsPerBlockPass, 8
 

@@ -4,16 +4,17 @@
 //                             uint32_t lines);
 //   void reds_depthwise_3x3_stride1(Job* job);
 //   void reds_depthwise_3x3_stride2(Job* job);
+//   and both ending in _one_product
 //
 // Cycles for 8 outputs of one channel, 72 products, on a Cortex-M4 without wait states:
-//                       stride 1   stride 2
-//   sums, 3 lines             77         95
-//   requantisation, bytes     53         53
-//   loop                       8          8
-//                     138 = 1.9  156 = 2.2 per product
+//                            stride 1   stride 2
+//   sums, 3 lines                  77         95
+//   requantisation, bytes          53         53   (one product: 35)
+//   loop                            8          8
+//                          138 = 1.9  156 = 2.2 per product (1.7, 1.9)
 //
-// A line of outputs takes 23, or 15 if it has less than 8; a channel 80. Packing takes 18 for 8 values, 9 for a word of zeros, and
-// 35 for a line.
+// A line of outputs takes 23, or 15 if it has less than 8; a channel 80. Packing takes 18 for 8
+// values, 9 for a word of zeros, and 35 for a line.
 #include "../../include/reds/core.h"
 
 #if REDS_DSP_KERNELS

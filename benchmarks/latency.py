@@ -74,7 +74,7 @@ def measure(name: str) -> list[Row]:
             none = mock.Mock(is_exact=np.array([False]))
             stack.enter_context(mock.patch.object(plan, "_one_product", return_value=none))
         if name.endswith(GENERAL):
-            stack.enter_context(mock.patch.object(plan, "_is_proven", return_value=False))
+            stack.enter_context(mock.patch.object(plan, "unproven", return_value=1))
         measured = emulated.measure(graph, grouping, nested_widths(grouping), x)
     rows = []
     for number, (level, arena, run) in enumerate(

@@ -264,23 +264,26 @@ def accumulator_range(
     return bias + negative * high + positive * low, bias + negative * low + positive * high
 
 
-def is_proven(constants: LinearConstants, channels: np.ndarray) -> bool:
-    """Whether four instructions requantise every channel exactly, for every input.
+def proven_channels(constants: LinearConstants, channels: np.ndarray) -> np.ndarray:
+    """bool (out,): whether four instructions requantise a channel exactly, for every input.
 
     With a the doubled accumulator, m the multiplier and e the right shift, the DSP kernels
     compute t = R + (a >> 31) + round(a * m / 2^32), then t >> e, where R = 2^(e-1) + (zp << e).
     That equals gemmlowp's two roundings when e >= 1 and nothing leaves int32.
     """
-    shift = -constants.shift.astype(np.int64)
-    if np.any(shift < 1) or np.any(constants.multiplier < 0):
-        return False
+    multiplier, shift = constants.multiplier.astype(np.int64), -constants.shift.astype(np.int64)
     lowest, highest = accumulator_range(constants, channels)
     largest = np.maximum(-lowest, highest)
-    if np.any(largest >= 1 << 30):
-        return False
-    product = (largest * constants.multiplier.astype(np.int64) >> 31) + 1
-    rounding = (1 << (shift - 1)) + (abs(constants.output_zero_point) << shift)
-    return bool(np.all(product + rounding + 1 < 1 << 31))
+    proven = (shift >= 1) & (multiplier >= 0) & (largest < 1 << 30)
+    product = (np.minimum(largest, 1 << 30) * multiplier >> 31) + 1
+    right = np.maximum(shift, 1)
+    rounding = (1 << (right - 1)) + (abs(constants.output_zero_point) << right)
+    return proven & (product + rounding + 1 < 1 << 31)
+
+
+def is_proven(constants: LinearConstants, channels: np.ndarray) -> bool:
+    """Whether that is so of all."""
+    return bool(proven_channels(constants, channels).all())
 
 
 def is_winograd_exact(constants: LinearConstants, channels: np.ndarray) -> bool:

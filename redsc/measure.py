@@ -16,6 +16,7 @@ from redsc import (
     cost,
     importer,
     ir,
+    kernels,
     latency,
     recipe,
     report,
@@ -28,7 +29,7 @@ from redsc import (
 from redsc.config import CompileOptions
 from redsc.importance import Ranking
 from redsc.memory import ArenaPlan
-from redsc.plan import Plan
+from redsc.plan import Plan, unproven
 from redsc.quantized import QuantizedLevel, QuantizedNetwork
 
 
@@ -63,6 +64,19 @@ def runtime_facts(name: str, plan: Plan, model: tflm.TflmModel | None) -> dict[s
         "name": name,
         "arena_bytes": max(plan.arena_bytes) if model is None else model.arena_bytes,
         "flatbuffer_bytes": None if model is None else len(model.flatbuffer),
+    }
+
+
+def kernel_facts(network: QuantizedNetwork, plan: Plan) -> dict[str, Any]:
+    """Which kernel runs each op, and of how many channels its short ones are not proven."""
+    counts = {
+        name: sum(unproven(level.graph[name], level) for level in network.levels)
+        for name, kernel in plan.kernels.items()
+        if not kernel.startswith("portable::") and not kernel.endswith(kernels.ONE_PRODUCT)
+    }
+    return {
+        "by_op": plan.kernels,
+        "unproven_channels": {name: count for name, count in counts.items() if count},
     }
 
 

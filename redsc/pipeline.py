@@ -205,6 +205,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
                 "code_bytes": code_bytes,
                 "total_bytes": None if code_bytes is None else data_bytes + code_bytes,
             },
+            "kernels": measure.kernel_facts(network, device_plan),
             "runtime": measure.runtime_facts(options.runtime, device_plan, tflm_model),
             "board": measure.board_facts(board, usage),
             "search": {

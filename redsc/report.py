@@ -202,6 +202,7 @@ def _draw(report: Json, console: Any) -> None:
         *_simplified(model),
         f"flash   weights {_number(flash['weights_bytes'])} B + tables "
         f"{_number(flash['tables_bytes'])} B + {_code(flash)}, one copy for all levels",
+        *_kernels(report),
         f"search  {search['solver']}, {search['seconds']:.1f} s, {_proof(search)}",
         f"input   {report['input']['formula']}",
     )
@@ -220,6 +221,31 @@ def _simplified(model: Json) -> list[str]:
         f"units   {_number(dropped)} of {_number(model['units'])} are constant and gone: the full "
         f"network computes {_number(model['simplified_macs'])} MACs"
     ]
+
+
+def _kernels(report: Json) -> list[str]:
+    """How outputs become int8; reports of earlier versions do not say."""
+    kernels = report.get("kernels")
+    if kernels is None:
+        return []
+    counts = dict.fromkeys(_REQUANTISATIONS.values(), 0)
+    for kernel in kernels["by_op"].values():
+        if kernel.startswith(("conv2d", "depthwise", "dense", "add")):
+            counts[next(how for part, how in _REQUANTISATIONS.items() if part in kernel)] += 1
+    parts = [f"{count} {how}" for how, count in counts.items() if count]
+    for op, count in kernels["unproven_channels"].items():
+        parts.append(f"no proof for {_number(count)} channels of {op}")
+    return [f"kernels requantise layers: {', '.join(parts)}"] if parts else []
+
+
+_REQUANTISATIONS = {
+    "one_product": "in two instructions",
+    "proven": "in four",
+    "3x3": "in four",
+    "winograd": "in four",
+    "": "the general way",
+}
+"""By what a kernel's name holds, the first one that does."""
 
 
 def _proof(search: Json) -> str:

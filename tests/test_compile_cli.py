@@ -81,6 +81,9 @@ def test_the_output_is_complete(built: Path, model: Path) -> None:
         assert set(level["emulator"]) == {"instructions", "switch_instructions"}
         assert set(level["fidelity"]) == {"sqnr_db", "argmax_agreement"}
     assert set(report["flash"]) == {"weights_bytes", "tables_bytes", "code_bytes", "total_bytes"}
+    kernels = report["kernels"]
+    assert {"conv2d_one_product", "dense_proven"} <= set(kernels["by_op"].values())
+    assert kernels["unproven_channels"] == {}
     board = report["board"]
     assert (board["name"], board["flash_bytes"], board["ram_bytes"]) == (
         "nano33ble", 983_040, 262_144,

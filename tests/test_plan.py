@@ -23,10 +23,12 @@ from redsc import (
     ir,
     kernels,
     linear_add,
+    measure,
     memory,
     one_product,
     plan,
     plan_structs,
+    report,
 )
 from redsc.constants import LinearConstants
 from redsc.quantized import QuantParams
@@ -254,6 +256,28 @@ def test_proven_addition_is_exact(
 def test_most_channels_are_proven() -> None:
     ordinary = plan_of(random_network(reference.ds_cnn(channels=8, blocks=1), 12, level_count=1))
     assert any(step.kernel.endswith("_proven") for step in ordinary.steps)
+
+
+def test_channels_without_a_proof_are_counted_and_told() -> None:
+    network = random_network(reference.ds_cnn(channels=8, blocks=1), 4)
+    made = plan_of(network)
+    facts = measure.kernel_facts(network, made)
+    assert facts["by_op"] == made.kernels
+    counts = facts["unproven_channels"]
+    for op in network.graph.linear_ops:
+        channels = [level.linear[op.name] for level in network.levels]
+        exact = [
+            kernels.proven_channels(constants.linear(level.graph[op.name], level), own.rows(op))
+            for level, own in zip(network.levels, channels, strict=True)
+        ]
+        if made.kernels[op.name].endswith(kernels.ONE_PRODUCT):
+            assert op.name not in counts
+        else:
+            assert counts.get(op.name, 0) == sum(np.sum(~each) for each in exact)
+    assert counts
+    (line,) = report._kernels({"kernels": facts})
+    assert "the general way" in line
+    assert all(f"{count} channels of {op}" in line for op, count in counts.items())
 
 
 @firmware_build.needs_emulator

@@ -275,9 +275,10 @@ struct InAssembly {
                 const Scratch& scratch, const Output& output) const {
     const uint32_t step = output.channels, block_words = scratch.padded / 2 * kPixels;
     const uint32_t* const last_end = scratch.tile + tile.blocks * block_words;
+    const int8_t* const shift = level.shift == nullptr ? nullptr : level.shift + pairs.channel;
     Job job = {pairs.row0, pairs.row1, scratch.padded / 4, scratch.weights,
-               level.bias + pairs.channel, level.multiplier + pairs.channel,
-               level.shift == nullptr ? nullptr : level.shift + pairs.channel, level.output_zero_point, scratch.tile,
+               level.bias + pairs.channel, level.multiplier + pairs.channel, shift,
+               level.output_zero_point, scratch.tile,
                output.bytes + tile.start * step + pairs.channel, step,
                tile.back > 0 ? last_end - block_words : last_end, last_end, tile.back * step,
                pairs.row_step, pairs.count, pairs.runs};

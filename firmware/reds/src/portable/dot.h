@@ -33,8 +33,9 @@ inline int8_t requantize(const LinearLevel& level, uint32_t i, int32_t sum) {
 
 // The same where the compiler proved one product to be exact (redsc/one_product.py).
 inline int8_t requantize_with_one_product(const LinearLevel& level, uint32_t i, int32_t sum) {
+  // unsigned, because the two may leave int32 that together do not
   const uint32_t shifted = static_cast<uint32_t>(sum) << kOneProductSumShift;
-  const int64_t total = static_cast<int32_t>(shifted) + level.bias[i];
+  const int64_t total = static_cast<int32_t>(shifted + static_cast<uint32_t>(level.bias[i]));
   const int32_t high = static_cast<int32_t>(total * level.multiplier[i] >> 32);
   const int32_t scaled = high >> kOneProductShift;
   // the activation's range, which is within int8

@@ -60,6 +60,7 @@ def quantize(
     """
     narrow = [level.graph for level in levels]
     tensors = tensor_params(store, narrow, [level.ranges for level in levels], shared_scales)
+    tensors = with_linear_adds(store, narrow, tensors, shared_scales)
     dead = {op.name: _dead_channels(op, grouping, levels, tensors) for op in store.linear_ops}
     scales = {op.name: _store_scale(op) for op in store.linear_ops}
     weights = {
@@ -210,9 +211,8 @@ def tensor_params(
     shared_scales: as for `quantize`.
     """
     tie = _ties(store)
-    ends = {tie[store.input.name], tie[store.output]}
-    shared = set(tie.values()) if shared_scales else ends
-    fixed = {tie[op.name]: FIXED_OUTPUTS[type(op)] for op in store.ops if type(op) in FIXED_OUTPUTS}
+    shared = _shared(store, tie, shared_scales)
+    fixed = _fixed(store, tie)
     ranges = [
         _class_ranges(tie, level, own) for level, own in zip(levels, level_ranges, strict=True)
     ]
@@ -227,6 +227,29 @@ def tensor_params(
             else:
                 params[name] = _asymmetric(*own[root])
         result.append(params)
+    return tuple(result)
+
+
+def _shared(store: ir.Graph, tie: Mapping[str, str], shared_scales: bool) -> set[str]:
+    """Classes of tied tensors whose parameters are the same at all levels."""
+    return set(tie.values()) if shared_scales else {tie[store.input.name], tie[store.output]}
+
+
+def _fixed(store: ir.Graph, tie: Mapping[str, str]) -> dict[str, QuantParams]:
+    """Parameters of the classes for which TFLite prescribes them."""
+    return {tie[op.name]: FIXED_OUTPUTS[type(op)] for op in store.ops if type(op) in FIXED_OUTPUTS}
+
+
+def with_linear_adds(
+    store: ir.Graph,
+    levels: Sequence[ir.Graph],
+    tensors: Sequence[Mapping[str, QuantParams]],
+    shared_scales: bool,
+) -> tuple[dict[str, QuantParams], ...]:
+    """The same parameters, but scales of additions' outputs larger where that makes them linear."""
+    tie = _ties(store)
+    shared, fixed = _shared(store, tie, shared_scales), _fixed(store, tie)
+    result = [dict(params) for params in tensors]
     for op in store.ops:
         if isinstance(op, ir.Add) and tie[op.name] not in fixed:
             members = [name for name, root in tie.items() if root == tie[op.name]]

@@ -301,6 +301,7 @@ def test_scales_are_chosen_that_make_additions_linear(shared):
             )
             levels.append(ranges)
         params = quantize.tensor_params(graph, [graph] * 2, levels, shared)
+        params = quantize.with_linear_adds(graph, [graph] * 2, params, shared)
         for ranges, tensors in zip(levels, params, strict=True):
             assert linear_add.find(constants.add(add, tensors)) is not None
             if not shared:

@@ -138,6 +138,10 @@ def test_plan_holds_and_prints_it(kind: type[ir.Op]) -> None:
     text = "".join(emit.emit_model(plan).values())
     for step in plan.steps:
         output = ir.shapes(quantized.graph)[step.name]
-        choices = [kernels.choose(ops[step.name], output, proven) for proven in (False, True)]
+        choices = [
+            kernels.choose(ops[step.name], output, proven, one_product=one_product)
+            for proven in (False, True)
+            for one_product in (False, True)
+        ]
         assert step.kernel in choices
         assert step.kernel in text

@@ -12,7 +12,7 @@ from fake_board import Fault, corrupted, lost, plugged_in, unplugged
 from firmware_build import needs_emulator
 from test_board_bench import check_bench, compile_small
 
-from redsc import board_bench, serial_line, toolchain
+from redsc import board_bench, one_product, serial_line, toolchain
 from redsc.errors import ToolchainError, UsageError, VerificationError
 from redsc.progress import Progress
 from redsc.serial_records import parse
@@ -87,7 +87,8 @@ def test_a_wrong_table_is_found_and_its_layer_named(
     marker = "const int32_t table_"
     start = text.index("{\n", text.index(marker)) + 2
     end = text.index(",", start)
-    plan.write_text(text[:start] + f"    {int(text[start:end]) + 4000}" + text[end:])
+    wrong = int(text[start:end]) + (4000 << one_product.SUM_SHIFT)
+    plan.write_text(text[:start] + f"    {wrong}" + text[end:])
     sketch = toolchain.build(tmp_path / "built", "emulator").program
     with pytest.raises(VerificationError, match=r"level \d, layer '\w+"):
         bench(built, EmulatedBoard(sketch))

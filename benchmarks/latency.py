@@ -27,7 +27,7 @@ import graphs
 import numpy as np
 import zoo
 
-from redsc import grid, groups, importer, ir, latency, passes, plan, resources
+from redsc import grid, groups, importer, ir, latency, one_product, passes, plan, resources
 
 LINES = "lines"
 PROVEN, GENERAL = "proven", "general"
@@ -72,7 +72,7 @@ def measure(name: str) -> list[Row]:
     with contextlib.ExitStack() as stack:
         if name.endswith((PROVEN, GENERAL)):
             none = mock.Mock(is_exact=np.array([False]))
-            stack.enter_context(mock.patch.object(plan, "_one_product", return_value=none))
+            stack.enter_context(mock.patch.object(one_product, "find", return_value=none))
         if name.endswith(GENERAL):
             stack.enter_context(mock.patch.object(plan, "unproven", return_value=1))
         measured = emulated.measure(graph, grouping, nested_widths(grouping), x)

@@ -171,7 +171,7 @@ def _checked(target: str, name: str, kind: str, value: Any) -> Any:
     raise UsageError(f"target: {target}: {name} = {value!r} is not what it should be: {kind}")
 
 
-SKETCH_CODE_BYTES = 19_000
+SKETCH_CODE_BYTES = 26_500
 """Sketch, library and kernels where they were not built: about what the digits example takes."""
 
 

@@ -21,7 +21,8 @@ from redsc import ir, latency
 from redsc.groups import Axis, Grouping, Segment, Widths
 
 TABLE_BYTES_PER_CHANNEL = 9
-"""int32 bias, int32 multiplier and int8 shift of one output channel of a linear op at one level."""
+"""int32 bias, int32 multiplier and int8 shift of one output channel of a linear op at one level.
+One product needs no shift, but whether it serves is known only once the levels are trained."""
 
 Tables = Literal["per-level", "multipliers", "everything"]
 """What of the requantisation tables all levels share with the widest one: nothing, multipliers and

@@ -1,6 +1,7 @@
 """Searches within a flash limit, structure of the plan included.
 
-The search counts weights and tables, which are exact in the widths. Steps, level records and lists
+The search counts weights and tables, which are exact in the widths but for a byte per channel that
+kernels of one product do without. Steps, level records and lists
 of channels are known only once widths are: so it leaves room for them, first for as much as the
 narrowest levels need, then for what was missing.
 """
@@ -28,7 +29,7 @@ def find_levels(
 
     tables None: every level has its own, unless the levels asked for do not fit in flash so, and
     more of them, or wider ones, do with shared multipliers, or with everything shared.
-    Raises InfeasibleError like it; the value it names is the smallest that holds any levels.
+    Raises InfeasibleError like it; the value it names is the smallest that surely holds any levels.
     """
     if tables is not None or options.max_flash_bytes is None:
         options = replace(options, tables=tables or "per-level")

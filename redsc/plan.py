@@ -100,6 +100,7 @@ class _Builder:
             }
             for level in network.levels
         ]
+        self.one_products: dict[tuple[str, float], one_product.OneProduct] = {}
         self.kernels = {
             op.name: self.kernel(op)
             for op in network.graph.ops
@@ -220,13 +221,20 @@ class _Builder:
         for level in reversed(self.network.levels):
             narrow = level.graph[op.name]
             assert isinstance(narrow, ir.LinearOp)
-            made, exact = _one_product(narrow, level), constants.linear(narrow, level)
+            made, exact = self.one_product(narrow, level), constants.linear(narrow, level)
             if not made.is_exact.all():
                 return False
             multipliers.add(exact.multiplier)
             plain.add(exact.bias, exact.multiplier, exact.shift)
             own.add(made.offset, made.multiplier)
         return len(multipliers.arrays) > 1 or own.array_bytes <= plain.array_bytes
+
+    def one_product(self, op: ir.LinearOp, level: QuantizedLevel) -> one_product.OneProduct:
+        key = op.name, level.percent
+        if key not in self.one_products:
+            rows = level.linear[op.name].rows(op)
+            self.one_products[key] = one_product.find(constants.linear(op, level), rows)
+        return self.one_products[key]
 
     def store(self, op: ir.LinearOp) -> Symbol:
         name = Symbol(f"weights_{len(self.weights)}")
@@ -296,7 +304,7 @@ class _Builder:
         scratch = self.arenas[number].scratch_bytes.get(op.name, 0)
         tile = kernels.tile(op, shape, kernel, scratch)
         if kernel.endswith(kernels.ONE_PRODUCT):
-            made = _one_product(op, level)
+            made = self.one_product(op, level)
             bias, multiplier, shift = made.offset, made.multiplier, None
         else:
             bias, multiplier, shift = c.bias, c.multiplier, self.tables.array(c.shift)
@@ -318,10 +326,6 @@ class _Builder:
             tile_height=tile[0],
             tile_width=tile[1],
         )
-
-
-def _one_product(op: ir.LinearOp, level: QuantizedLevel) -> one_product.OneProduct:
-    return one_product.find(constants.linear(op, level), level.linear[op.name].rows(op))
 
 
 def unproven(op: ir.Op, level: QuantizedLevel) -> int:

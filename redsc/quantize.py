@@ -167,18 +167,22 @@ def _quantize_linear(
     # Multipliers below 2^-31 move nothing by a fiftieth of a step, and XNNPACK refuses them.
     floor = np.maximum(floor, target.scale / source.scale * 2.0**-31)
     scale = np.maximum(wanted, np.maximum(floor, np.finfo(np.float32).tiny)).astype(np.float32)
-    is_filter = isinstance(op, ir.Conv2D | ir.DepthwiseConv2D)
-    for _ in range(_WIDENINGS if is_filter and target.zero_point == -128 else 1):
+
+    def with_scale(scale: np.ndarray) -> QuantizedLinear:
         bias = np.rint(offset / (np.float64(source.scale) * scale.astype(np.float64)))
         bias = np.clip(bias, -BIAS_MAX, BIAS_MAX).astype(np.int32)
-        made = QuantizedLinear(weights, weight_scale=scale, bias=bias)
-        # A few millionths more, where that makes requantisation one product; with ordinary shifts
-        # less than one of 100 channels needs it.
-        fits = one_product.holds_for_all(constants.requantisation(op, made, source, target))
-        if fits.all():
+        return QuantizedLinear(weights, weight_scale=scale, bias=bias)
+
+    result = with_scale(scale)
+    for _ in range(_WIDENINGS if isinstance(op, ir.Conv2D | ir.DepthwiseConv2D) else 0):
+        # Less than one of 100 channels with ordinary shifts needs a scale some millionths larger
+        # for its requantisation to be one product.
+        missed = one_product.is_missed(constants.requantisation(op, result, source, target))
+        if not missed.any():
             break
-        scale = np.where(fits, scale, scale * np.float32(1 + _WIDENING))
-    return made
+        scale = np.where(missed, scale * np.float32(1 + _WIDENING), scale)
+        result = with_scale(scale)
+    return result
 
 
 def _dead_channels(

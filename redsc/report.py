@@ -230,11 +230,12 @@ def _kernels(report: Json) -> list[str]:
         return []
     counts = dict.fromkeys(_REQUANTISATIONS.values(), 0)
     for kernel in kernels["by_op"].values():
-        if kernel.startswith(("conv2d", "depthwise", "dense", "add")):
+        if kernel.startswith(("conv2d", "depthwise", "dense")):
             counts[next(how for part, how in _REQUANTISATIONS.items() if part in kernel)] += 1
     parts = [f"{count} {how}" for how, count in counts.items() if count]
     for op, count in kernels["unproven_channels"].items():
-        parts.append(f"no proof for {_number(count)} channels of {op}")
+        what = "levels" if kernels["by_op"][op] == "add" else "channels"
+        parts.append(f"no proof for {_number(count)} {what} of {op}")
     return [f"kernels requantise layers: {', '.join(parts)}"] if parts else []
 
 

@@ -28,6 +28,7 @@ from redsc import (
     one_product,
     plan,
     plan_structs,
+    quantize,
     report,
 )
 from redsc.constants import LinearConstants
@@ -198,7 +199,8 @@ def test_one_product_is_exact(
         sums = sums[(sums >= low) & (sums <= high)]
         wanted = fixed_point.multiply_by_quantized_multiplier(sums, multiplier[i], shift[i]) - 128
         shifted = (sums - bias[i] << one_product.SUM_SHIFT) + found.offset[i]
-        assert np.abs(shifted).max() <= 1 << 31
+        assert shifted.min() >= -(1 << 31)
+        assert shifted.max() < 1 << 31
         output = shifted * found.multiplier[i] >> 32 + one_product.SHIFT
         assert np.array_equal(np.clip(output, -128, 127), np.clip(wanted, -128, 127))
 
@@ -216,8 +218,54 @@ def test_most_requantisations_are_one_product() -> None:
         activation_max=127,
     )
     assert one_product.find(c, rows).is_exact.mean() > 0.98
+    assert 0 < one_product.is_missed(c).mean() < 0.02
     other = replace(c, output_zero_point=-127)
     assert not one_product.find(other, rows).is_exact.any()
+    assert not one_product.is_missed(other).any()
+
+
+def test_channels_that_stay_at_an_end_of_int8_are_one_product() -> None:
+    """Whatever their shift is, and alike at all levels."""
+    c = LinearConstants(
+        bias=np.array([-9000, 5_000_000], np.int32),
+        multiplier=np.array([1 << 30, 1 << 30], np.int32),
+        shift=np.array([-17, -13], np.int8),
+        input_zero_point=0,
+        output_zero_point=-128,
+        activation_min=-128,
+        activation_max=127,
+    )
+    offsets = []
+    for products in (1, 5):
+        found = one_product.find(c, np.ones((2, products), np.int8))
+        assert found.is_exact.all()
+        sums = (np.arange(-128, 128)[:, None] * products << one_product.SUM_SHIFT) + found.offset
+        outputs = np.clip(sums * found.multiplier >> 32 + one_product.SHIFT, -128, 127)
+        assert np.array_equal(np.unique(outputs, axis=0), [[-128, 127]])
+        offsets.append(found.offset.tolist())
+    assert offsets[0] == offsets[1]
+
+
+def test_levels_keep_sharing_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = reference.ds_cnn(channels=8, blocks=1)
+    grouping = groups.find_groups(graph)
+    widths = {g.name: g.units if g.fixed else g.units // 2 for g in grouping.groups.values()}
+    levels = []
+    for percent, kept in ((50.0, widths), (100.0, grouping.full_widths)):
+        narrow = groups.select_units(graph, grouping, groups.prefixes(kept))
+        ranges = {op.name: (0.0, 1.0) for op in narrow.ops}
+        levels.append(quantize.FloatLevel(percent, kept, narrow, ranges))
+    network = quantize.quantize(graph, grouping, levels, shared_scales=True)
+    convolution = next(op.name for op in graph.ops if isinstance(op, ir.Conv2D))
+    assert plan_of(network).kernels[convolution] == "conv2d_one_product"
+    find = one_product.find
+
+    def unlike(c: LinearConstants, rows: np.ndarray) -> one_product.OneProduct:
+        made = find(c, rows)
+        return replace(made, multiplier=made.multiplier + len(rows))
+
+    monkeypatch.setattr(one_product, "find", unlike)
+    assert plan_of(network).kernels[convolution] == "conv2d_proven"
 
 
 def addition(scales: Sequence[float], zero_points: Sequence[int]) -> constants.AddConstants:

@@ -42,7 +42,7 @@ void conv2d_winograd(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void depthwise_conv2d(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
 void depthwise_conv2d_proven(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,
                              const Buffers&);
-// 3x3 without dilation, proven; of stride 1 or 2 along the longer side of the output.
+// 3x3 without dilation, proven, or with one product; of stride 1 or 2 along the longer side of the output.
 void depthwise_conv2d_3x3(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
 void depthwise_conv2d_3x3_stride2(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,
                                   const Buffers&);

@@ -49,7 +49,7 @@
 // While two channels are computed:
 //   s0, s1, s2   multiplier, rounding, shift of the first one
 //   s3, s4, s5   of the second one
-//   s6, s7       their biases, doubled
+//   s6, s7       their biases, doubled. One product: as they are, and no s1, s2, s4, s5
 //   s8           output_step
 //   s9, s10      packed weights where a pass is entered, and where they end
 //   s11          runs of weights that are left

@@ -39,7 +39,8 @@
   .equ kPairs, 72
 
 // While a channel is computed:
-//   s0 ... s5   weights, doubled: (w0, w1) and (w1, w2) of each line; s6 bias, s7 multiplier, s8 rounding, s9 shift
+//   s0 ... s5   weights, doubled: (w0, w1) and (w1, w2) of each line; s6 bias, doubled, s7 multiplier,
+//               s8 rounding, s9 shift. One product: weights times 256, bias as it is, no s8 and s9
 //   s10, s11    from the last line of a block's window to the next block, output_step
 //   s12, s13    likewise from the end of a line of outputs to the next one: x, output
 //   s14         bytes of all lines of x, and of a line's whole blocks: s15

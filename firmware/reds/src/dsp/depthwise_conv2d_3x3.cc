@@ -1,5 +1,5 @@
 // Depthwise 3x3 convolution, multiplier 1, of four channels or more, for requantisation in four
-// instructions: each channel on its own, eight outputs of a line at a time.
+// instructions or with one product: each channel on its own, eight outputs of a line at a time.
 //
 // Lines run along the longer side of the image. For four channels the part of the image under some
 // lines of outputs is packed as int16 x - zero_point, zeros outside the image: neighbours of a line
@@ -11,7 +11,7 @@
 //   y[2j + 1] += X[j].h1 * w0,  X[j + 1].h0 * w1 + X[j + 1].h1 * w2
 //
 // and one of stride 2 the first two of them. Weights and bias are doubled, as the requantisation
-// wants its accumulator (see ProvenRequantization).
+// wants its accumulator (see ProvenRequantization); for one product, weights are multiplied with 256.
 //
 // Scratch: packed lines, (2 + stride * (tile_height - 1) + 1) lines of `words` times 16 bytes.
 #include "reds/kernels.h"

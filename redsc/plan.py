@@ -100,7 +100,7 @@ class _Builder:
             }
             for level in network.levels
         ]
-        self.one_products: dict[tuple[str, float], one_product.OneProduct] = {}
+        self.one_products: dict[tuple[str, int], one_product.OneProduct] = {}
         self.kernels = {
             op.name: self.kernel(op)
             for op in network.graph.ops
@@ -218,10 +218,11 @@ class _Builder:
         if not isinstance(op, ir.Conv2D | ir.DepthwiseConv2D):
             return False
         multipliers, plain, own = _Tables(), _Tables(), _Tables()
-        for level in reversed(self.network.levels):
+        for number in reversed(range(len(self.network.levels))):  # widest first: see _Tables
+            level = self.network.levels[number]
             narrow = level.graph[op.name]
             assert isinstance(narrow, ir.LinearOp)
-            made, exact = self.one_product(narrow, level), constants.linear(narrow, level)
+            made, exact = self.one_product(narrow, number), constants.linear(narrow, level)
             if not made.is_exact.all():
                 return False
             multipliers.add(exact.multiplier)
@@ -229,8 +230,9 @@ class _Builder:
             own.add(made.offset, made.multiplier)
         return len(multipliers.arrays) > 1 or own.array_bytes <= plain.array_bytes
 
-    def one_product(self, op: ir.LinearOp, level: QuantizedLevel) -> one_product.OneProduct:
-        key = op.name, level.percent
+    def one_product(self, op: ir.LinearOp, number: int) -> one_product.OneProduct:
+        """Of one level; found once, to choose the kernel and to fill its tables."""
+        key, level = (op.name, number), self.network.levels[number]
         if key not in self.one_products:
             rows = level.linear[op.name].rows(op)
             self.one_products[key] = one_product.find(constants.linear(op, level), rows)
@@ -304,7 +306,7 @@ class _Builder:
         scratch = self.arenas[number].scratch_bytes.get(op.name, 0)
         tile = kernels.tile(op, shape, kernel, scratch)
         if kernel.endswith(kernels.ONE_PRODUCT):
-            made = self.one_product(op, level)
+            made = self.one_product(op, number)
             bias, multiplier, shift = made.offset, made.multiplier, None
         else:
             bias, multiplier, shift = c.bias, c.multiplier, self.tables.array(c.shift)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -138,12 +139,21 @@ def source(dataset: Any, input_shape: tuple[int, ...], where: str) -> Source:
             f"{where} gives elements of shape {shape}; the network takes {input_shape}"
         )
 
+    numbered = dataset.enumerate().repeat()
+    begun: list[tuple[Iterator[Any], Any]] = []
+
     def start(_: np.random.Generator | None) -> Iterator[tuple[Any, Any]]:
-        elements = dataset.as_numpy_iterator()
-        while True:
+        """One pass after the other from the same iterator, with which all that TensorFlow draws at
+        random starts; from a new one only after a pass that was not read to its end."""
+        elements, following = begun.pop() if begun else (numbered.as_numpy_iterator(), None)
+        for position in itertools.count():
             with _blamed(where):
-                element = next(elements, None)
-            if element is None:
+                present, following = following or next(elements, None), None
+            if present is None:
+                return
+            number, element = present
+            if number == 0 and position > 0:
+                begun.append((elements, present))
                 return
             x, y = (*element, None)[:2] if pair else (element, None)
             yield x, y

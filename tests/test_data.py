@@ -225,6 +225,10 @@ def augmented_for_ever():
     sets = named()["train"]
     return sets.map(lambda x, y: (x + tf.random.normal((4, 3), dtype=x.dtype), y)).repeat(), sets
 
+def augmented_in_a_map():
+    sets = named()["train"]
+    return {"train": sets.map(lambda x, y: (x + tf.random.normal((4, 3), dtype=x.dtype), y))}
+
 def shuffled():
     return {"train": named()["train"].shuffle(40)}
 
@@ -345,6 +349,28 @@ def test_an_augmented_set_is_read_anew_in_every_pass(module):
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first[0], first[1])
+
+
+def test_what_tensorflow_draws_at_random_goes_on_from_pass_to_pass(module):
+    """A new iterator would begin with the same random numbers again: every epoch the same."""
+    passes = []
+    for _ in range(2):
+        train = load(f"{module}:augmented_in_a_map").train
+        assert train.stream is not None
+        passes.append([np.concatenate([x for x, _ in train.batches(8)]) for _ in range(3)])
+    first, second, third = passes[0]
+    assert len(first) == len(second) == len(third) == 36
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(second, third)
+    assert np.array_equal(passes[0], passes[1])  # seeded
+
+
+def test_a_pass_after_an_unfinished_one_begins_at_the_start(module):
+    train = load(f"{module}:augmented").train
+    expected = train.x[0]
+    for count in (1, 5, 3):
+        found = [x for x, _ in itertools.islice(train.stream(None), count)]
+        assert np.abs(found[0] - expected).max() < 10  # of the same row, with other noise
 
 
 def test_an_endless_set_is_known_by_its_first_samples(module, monkeypatch):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+import redsc
 from redsc import toolchain
 from redsc.distribution import Cluster
 from redsc.errors import UsageError
@@ -27,12 +28,12 @@ _KEPT_SECONDS = 30 * 86_400.0
 
 
 def folder(*parts: Any) -> Path:
-    """Where the checkpoints of what `parts` say are kept, until `forget`."""
+    """Where this version's checkpoints of what `parts` say are kept, until `forget`."""
     trainings = toolchain.cache_root() / "training"
     for old in trainings.glob("*"):
         if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
             forget(old)
-    return trainings / digest(*parts)
+    return trainings / digest(redsc.__version__, *parts)
 
 
 def forget(folder: Path) -> None:

@@ -34,6 +34,7 @@ def result(method: str, seed: int, accuracies: list[float], split: str = "index"
     return {
         "family": "ds_cnn_s", "split": split, "seed": seed, "method": method,
         "levels": levels, "original": original, "search_seconds": 1.0,
+        "proven_optimal": True, "seconds": {"train levels": 60.0 * len(levels)},
     }  # fmt: skip
 
 
@@ -87,6 +88,10 @@ def test_aims_are_reached_or_not():
     assert "at 50, 75 and 100 % | -1.00, -1.00 | no |" in text
     assert "at least -1 at 25 % | -0.50, -0.50 | yes |" in text
     assert "100.0 … 100.0 % | yes |" in text
+    assert "at most 0.25 s, all proven | yes |" in text
+    assert "at most 4 minutes | yes |" in text
+    unproven = bars.table([{**results[0], "proven_optimal": False}])
+    assert "at most 0.25 s, not all proven | no |" in unproven
     assert "yes" not in bars.table([])
 
 

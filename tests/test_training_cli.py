@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redsc import config, finetune, pipeline, training
+import redsc
+from redsc import checkpoint, config, finetune, pipeline, training
 from redsc.progress import Progress
 from tests.data_files import write_network
 from tests.test_cli import run
@@ -98,6 +99,13 @@ def test_an_interrupted_compile_ends_with_the_same_bytes(
     caplog.clear()
     assert compiled(folder, tmp_path / "again", spec, objective="probes") == whole
     assert "training goes on after epoch 2 of 3" in caplog.text
+
+
+def test_checkpoints_of_another_version_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = checkpoint.folder("a training")
+    assert checkpoint.folder("a training") == own
+    monkeypatch.setattr(redsc, "__version__", "another")
+    assert checkpoint.folder("a training") != own
 
 
 @pytest.mark.slow

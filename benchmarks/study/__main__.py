@@ -10,7 +10,8 @@ RECORDINGS is the folder of the Free Spoken Digit Dataset's wav files. Fashion-M
 default where Debian's package dataset-fashion-mnist puts it. That of keywords, by default
 benchmarks/study/work/keywords, holds MLPerf Tiny's published network, mlperf_tiny_kws.h5, and
 datasets/kws01 of github.com/eembc/energyrunner. `run` does, one by one, the jobs that
-benchmarks/study/results.jsonl does not hold yet, and may be stopped at any time.
+benchmarks/study/results.jsonl does not hold yet, and may be stopped at any time. After a change of
+how levels are trained, delete the lines it makes untrue.
 `headroom` trains widths that were drawn at random, likewise; start it in as many processes as there
 are cores.
 `report` writes docs/results.md's tables and plots from that file alone. `paper` repeats a table of
@@ -63,8 +64,7 @@ def _work(arguments: argparse.Namespace) -> None:
     import jobs
     import work
 
-    fashion = arguments.fashion if arguments.fashion.is_dir() else None
-    keywords = arguments.keywords if arguments.keywords.is_dir() else None
+    fashion, keywords = _if_there(arguments.fashion), _if_there(arguments.keywords)
     workshop = work.Workshop(arguments.recordings, fashion, keywords, arguments.folder)
     ends = time.monotonic() + 60 * arguments.minutes
     while time.monotonic() < ends:
@@ -86,6 +86,13 @@ def _work(arguments: argparse.Namespace) -> None:
             continue
         _keep(RESULTS, result)
         _lock_file(arguments.folder, job).unlink()
+
+
+def _if_there(folder: Path) -> Path | None:
+    if folder.is_dir():
+        return folder
+    print(f"{folder} is not there: its jobs are left out", file=sys.stderr)
+    return None
 
 
 def _prepare_tensorflow() -> None:

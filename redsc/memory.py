@@ -23,8 +23,8 @@ ALIGNMENT = 16
 HILL_CLIMBING_STEPS = 200
 
 SHARE_FOR_SPEED, BYTES_FOR_SPEED = 0.5, 8192
-"""A level's arena may be larger than the smallest one if that makes its kernels faster: by so much
-of it, or so many bytes where these are more."""
+"""Where the user names no limit, a level's arena may be larger than the smallest one if that makes
+its kernels faster: by so much of it, or so many bytes where these are more."""
 
 Scratch = Callable[[ir.Graph, Mapping[str, int]], Mapping[str, int]]
 """Bytes of working memory each op's kernel takes while it runs, by op name, where so many are to be
@@ -175,29 +175,35 @@ def _place(order: Sequence[Buffer], fixed: Mapping[Buffer, int], alignment: int)
 
 
 def plan_levels(
-    graphs: Sequence[ir.Graph], scratch: Scratch | None, limit_bytes: float = np.inf
+    graphs: Sequence[ir.Graph],
+    scratch: Scratch | None,
+    limit_bytes: float = np.inf,
+    *,
+    may_fill: bool = False,
 ) -> tuple[ArenaPlan, ...]:
     """One plan per level, smallest level first or in any order: `graphs` are the levels' own.
 
-    Kernels get as much room as makes them faster, unless that takes an arena beyond limit_bytes or
-    what may be spent on speed. Between writing the input and running, the level may still change,
-    and the output is read without knowing the level: so both lie at the same offset at every level.
-    The input is at 0; so is the output, unless both are alive at once, which puts it right behind
-    the input.
+    Kernels get as much room as makes them faster, unless that takes an arena beyond limit_bytes or,
+    unless that may_fill, beyond what is spent on speed unasked. Between writing the input and
+    running, the level may still change, and the output is read without knowing the level: so both
+    lie at the same offset at every level. The input is at 0; so is the output, unless both are
+    alive at once, which puts it right behind the input.
     """
-    plans = tuple(_plan_fast_level(graph, scratch, limit_bytes) for graph in graphs)
+    plans = tuple(_plan_fast_level(graph, scratch, limit_bytes, may_fill) for graph in graphs)
     for level in plans[1:]:
         for graph, name in ((graphs[0], graphs[0].input.name), (graphs[0], graphs[0].output)):
             assert level.tensors[name] == plans[0].tensors[name], f"{graph.name}: {name} moves"
     return plans
 
 
-def _plan_fast_level(graph: ir.Graph, scratch: Scratch | None, limit_bytes: float) -> ArenaPlan:
+def _plan_fast_level(
+    graph: ir.Graph, scratch: Scratch | None, limit_bytes: float, may_fill: bool
+) -> ArenaPlan:
     least = plan_level(graph, scratch)
     if scratch is None:
         return least
     more = max(SHARE_FOR_SPEED * least.size_bytes, BYTES_FOR_SPEED)
-    limit = min(limit_bytes, least.size_bytes + more)
+    limit = limit_bytes if may_fill else min(limit_bytes, least.size_bytes + more)
     sizes = cost.tensor_bytes(graph)
     room = {
         name: int(limit) - sum(align(sizes[tensor]) for tensor in alive)

@@ -144,7 +144,8 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     board = boards.board(options.target)
     limit = board.most_arena_bytes(options.max_ram_bytes)
     scratch = partial(kernels.scratch_bytes, store=level_graphs[-1]) if board.dsp else None
-    arenas = memory.plan_levels(level_graphs, scratch, limit)
+    may_fill = options.max_ram_bytes is not None
+    arenas = memory.plan_levels(level_graphs, scratch, limit, may_fill=may_fill)
     device_plan = plan.build_plan(network, arenas, dsp=board.dsp)
     for step in device_plan.steps:
         log.info("%s runs %s", step.name, step.kernel)

@@ -243,7 +243,8 @@ def _slowest_ms(
     ]
     limit = boards.board(options.target).most_arena_bytes(options.max_ram_bytes)
     scratch = partial(kernels.scratch_bytes, store=store)
-    arenas = memory.plan_levels(graphs, scratch, limit)
+    may_fill = options.max_ram_bytes is not None
+    arenas = memory.plan_levels(graphs, scratch, limit, may_fill=may_fill)
     target = latency.target(options.target)
     assert target is not None  # config checked it
     return max(

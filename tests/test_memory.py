@@ -1,7 +1,9 @@
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import graphs
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,6 +129,21 @@ def test_plans_of_levels_hold_and_share_input_and_output(graph):
     for level_graph, level in zip(levels, plans, strict=True):
         assert_plan_holds(level_graph, level)
         assert level.size_bytes >= cost.peak_activation_bytes(level_graph)
+
+
+def test_what_the_user_allows_is_spent_and_no_more():
+    level = graphs.vgg(channels=32)
+    greedy = partial(kernels.scratch_bytes, store=level)
+    least = plan_level(level, greedy).size_bytes
+    unasked, filled, plenty = (
+        plan_levels([level], greedy, limit, may_fill=may_fill)[0]
+        for limit, may_fill in ((np.inf, False), (3 * least, True), (1 << 30, True))
+    )
+    assert least < unasked.size_bytes <= max(1.5 * least, least + 8192)
+    assert unasked.size_bytes < filled.size_bytes <= 3 * least
+    assert filled.least_bytes == unasked.least_bytes == least
+    assert plenty.size_bytes < 100 * least  # no more than helps
+    assert plan_levels([level], greedy, least, may_fill=True)[0].size_bytes == least
 
 
 def test_output_lies_on_the_input_when_they_never_meet():

@@ -1,6 +1,7 @@
-"""Importance kept by a subnetwork: what the search maximises.
+"""What a subnetwork is worth, by its widths: what the search maximises.
 
-A linear op's gain is the importance of the weights it keeps. Kept are the leading units of its
+`gains` are those of `--objective importance`; the other objectives make theirs in objective.py. A
+linear op's gain there is the importance of the weights it keeps. Kept are the leading units of its
 input and output groups, so the gain is a 2-D prefix sum, exact for every pair of widths.
 """
 
@@ -21,7 +22,7 @@ Importance = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Gains:
-    """Importance kept, as prefix sums over units (float64).
+    """What widths are worth (float64), such as the importance kept, as prefix sums over units.
 
     pairs[a, b][w_a, w_b] has shape (units_a + 1, units_b + 1), units[a][w] (units_a + 1,);
     a pair may hold one group twice.
@@ -31,7 +32,7 @@ class Gains:
     units: Mapping[str, np.ndarray]
 
     def total(self, widths: Widths) -> float:
-        """Importance kept by the subnetwork with these widths."""
+        """What the subnetwork with these widths is worth."""
         pairs = sum(float(table[widths[a], widths[b]]) for (a, b), table in self.pairs.items())
         return pairs + sum(float(table[widths[a]]) for a, table in self.units.items())
 
@@ -42,7 +43,7 @@ def gains(
     importance: Importance,
     unit_importance: Mapping[str, np.ndarray] | None = None,
 ) -> Gains:
-    """Prefix sums of a lowered graph whose units already stand in order of importance.
+    """Importance kept of a lowered graph whose units already stand in order of importance.
 
     unit_importance: nonnegative (units,) by group, added on top; ops and groups that are absent
     from either mapping count nothing.

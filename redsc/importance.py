@@ -3,8 +3,9 @@
 Every parameter counts once: an entry of a kernel, for the unit that makes it and the unit that
 reads it; a channel's batch-norm or bias, for the channel's own unit. An op's scores sum to the
 op's share of the network's MACs. So a MAC is worth the same on average in every layer, and a
-search weighs layers by how unevenly their importance is spread, not by how large their gradients
-happen to be: raw sums differ by orders of magnitude between layers and starve some of them.
+search that maximises importance (`--objective importance`; by default it does not) weighs layers by
+how unevenly theirs is spread, not by how large their gradients happen to be: raw sums differ by
+orders of magnitude between layers and starve some of them.
 """
 
 from __future__ import annotations

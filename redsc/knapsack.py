@@ -1,4 +1,4 @@
-"""The knapsack: one width per group such that the importance kept is greatest within limits.
+"""The knapsack: one width per group such that they are worth most (gain.py) within limits.
 
 This module states the problem, says which widths break which limit, and widens greedily;
 redsc.milp finds the optimum.

@@ -54,7 +54,7 @@ class LevelWidths:
 class Nesting:
     """Levels, narrowest first.
 
-    gap is the largest of the levels' optimality gaps, as a share of the importance kept: what
+    gap is the largest of the levels' optimality gaps, as a share of the objective's value: what
     better widths could exist within the same limits, given the levels solved before and, where
     any widths reach it, at least search.LEAST_USE of a budget used. dropped: the warnings, of
     all, that tell of levels left out.
@@ -354,8 +354,8 @@ def _gap_warnings(levels: Sequence[LevelWidths], time_limit_s: float | None) -> 
         if level.gap == 0:
             continue
         text = (
-            f"The {level.percent:g} % level is not proven optimal: it keeps at least "
-            f"{100 / (1 + level.gap):.2f} % of the importance that the best one could."
+            f"The {level.percent:g} % level is not proven optimal: by the objective its widths "
+            f"are worth at least {100 / (1 + level.gap):.2f} % of what the best ones could be."
         )
         if time_limit_s is not None and level.seconds >= time_limit_s:
             text += f" Its search ended after {time_limit_s:g} s; a quicker machine may do better."

@@ -27,7 +27,7 @@ from redsc.milp import solve, solve_jointly
 LEAST_USE = 0.97
 """Of one of its budgets a level uses at least this share, where any widths do.
 
-The widths of greatest importance may leave more unused when steps are coarse. Importance only
+The widths that are worth most may leave more unused when steps are coarse. An objective only
 predicts accuracy, to a few percent at best, while computation left unused is lost for certain.
 RAM, the most that is alive at any op, cannot be asked to be used: it only counts where it is.
 """

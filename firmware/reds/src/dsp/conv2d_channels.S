@@ -9,8 +9,9 @@
 // without wait states, of a block of 2 channels by 4 pixels: 15 for each of the first 8 pairs of
 // products (16 of them), whose weights stay in registers, 16 for every other one, 7 for 24 of these,
 // and 65 (one product: 45) for bias, bytes and the loops: 1.13 (1.09) per product when a window has 64
-// of them. A last pixel alone takes 8 for every pair of products (4 of them) and 45 (37). Two channels
-// cost 115 (92) and 1.7 for every product of a window: their weights are packed once for all blocks.
+// of them. Where it has no more than those 8 pairs the rest takes 70 (50). A last pixel alone takes 8
+// for every pair of products (4 of them) and 35 (27). Two channels cost 119 (99), 27 for every 8
+// products of a window and 15 for every further run of weights: these are packed once for all blocks.
 #include "../../include/reds/core.h"
 
 #if REDS_DSP_KERNELS

@@ -49,8 +49,8 @@
 .endm
 
 // Blocks of four rows of x - zero_point, doubled or not: (pairs, 4 pixels). 31 or 23 cycles for 16
-// values and 5 for the loop, 28 for a line, 15 for a block. What follows the whole words of a line
-// takes 80 more, with what its next one begins with, or with zeros.
+// values and 5 for the loop, 22 for a line, 5 for a block. What follows the whole words of a line
+// takes 81 or 73 more with what its next one begins with, 60 or 52 with zeros.
 //   s0 where the first row's whole words end, s1 lines left, s2 ... s5 from a line's end to the next
 //   one's start, s6 bytes of a line, s7 zero_points, s8 lines, s9 where the line ends, s10 blocks
 //   left, s11 from the end of a block to the start of the next one
@@ -199,9 +199,9 @@
   pack_pixels reds_pack_pixels, 0
   pack_pixels reds_pack_doubled_pixels, 1
 
-// 15 cycles for a line of 8 ... 16 bytes, whose first and last 8 are copied, some of them twice; 12 for
-// one of 4 ... 7, likewise, and 15 for less. Of any other length 14 for a line, 9 for 8 bytes of it, 3
-// for a word behind these and up to 12 for the rest.
+// 17 cycles for a line of 8 ... 16 bytes, whose first and last 8 are copied, some of them twice; 12 for
+// one of 4 ... 7, likewise, and 15 for less. Of any other length 20 for a line, 9 for 8 bytes of it, and
+// one for each of a word, two bytes and one byte behind these.
   .section .text.reds_copy_lines, "ax", %progbits
   .global reds_copy_lines
   .type reds_copy_lines, %function

@@ -6,9 +6,9 @@
 //                              uint32_t* transformed);
 //   void reds_winograd_block(const Block* block);
 //
-// words: of four channels read, at least one. Cycles on a Cortex-M4 without wait states: 860 for a
-// window of 6 x 6 pixels and 308 for the 9 weights of an output channel, per word; for a block of 2
-// channels by 4 tiles, 36 * (16.4 for every pair of channels read, and 23) + 8 * 362 + 75.
+// words: of four channels read, at least one. Cycles on a Cortex-M4 without wait states: 855 for a
+// window of 6 x 6 pixels and 306 for the 9 weights of an output channel, per word; for a block of 2
+// channels by 4 tiles, 36 * (about 16.4 for every pair of channels read, and 28) + 8 * 349 + 115.
 #include "../../include/reds/core.h"
 
 #if REDS_DSP_KERNELS

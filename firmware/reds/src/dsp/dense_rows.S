@@ -6,8 +6,8 @@
 //                               uint32_t* x);
 //
 // Cycles of a block of 4 rows on a Cortex-M4 without wait states: 24 for every group of four
-// products of each (16 of them), 4 for every 16 groups, 16 for a further run of channels, and 73 for
-// biases, requantisation and bytes. Expanding an input takes 1.6.
+// products of each (16 of them), 4 for every 16 groups, 17 for a further run of channels and 13 more
+// if there is any, and 68 for biases, requantisation and bytes. Expanding an input takes 1.6.
 #include "../../include/reds/core.h"
 
 #if REDS_DSP_KERNELS

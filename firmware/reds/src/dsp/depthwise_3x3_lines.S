@@ -8,13 +8,15 @@
 //
 // Cycles for 8 outputs of one channel, 72 products, on a Cortex-M4 without wait states:
 //                            stride 1   stride 2
-//   sums, 3 lines                  77         95
-//   requantisation, bytes          53         53   (one product: 35)
-//   loop                            8          8
-//                          138 = 1.9  156 = 2.2 per product (1.7, 1.9)
+//   sums, 3 lines                  80         98
+//   requantisation, bytes          52         52   (one product: 34)
+//   loop                            9          9
+//                          141 = 2.0  159 = 2.2 per product (1.7, 2.0)
 //
-// A line of outputs takes 23, or 15 if it has less than 8; a channel 80. Packing takes 18 for 8
-// values, 9 for a word of zeros, and 35 for a line.
+// A line of outputs takes 17 and 3 more if it has a rest, or 14 if it has less than 8; a rest of 2, 4,
+// 6 outputs 52, 79, 109 (46, 69, 95), with stride 2 55, 88, 121 (49, 78, 107); a channel 84 (74).
+// Packing takes 18 for 8 values, 15 for a pixel that has a zero beside it, 9 for a word of zeros, and
+// 34 for a line.
 #include "../../include/reds/core.h"
 
 #if REDS_DSP_KERNELS

@@ -14,7 +14,8 @@
 //   r0, r1, r2   inputs and output
 //   r3           elements; later free
 //   r4, r5, r6   weights of the inputs, offset
-// Then s0 is where the first input's last whole block ends.
+// Then s0 is where the first input's last whole block ends, s1 elements behind it, r7 in the end those
+// that are left. r3, r7 ... r9 are elements of the first input and sums, r10 ... lr of the second one.
   .equ kShift, 21
 
 .macro store sum, at

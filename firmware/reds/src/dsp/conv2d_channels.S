@@ -59,6 +59,19 @@
 //   s14          where to enter the loop of up to 8 pairs of products, or a pass of those behind 8
 //   s15          what to add to x for a pass
 //   s16 ... s31  the weights of the first 8 pairs, or of the last 8 if there are no more
+// and, while their weights are packed,
+//   r0, r1       the store's weights of the first and the second one
+//   r2           words of the run that are left, in twos
+//   r3           packed weights
+//   r4, r5, r10, r11  words of four weights; r6 ... r9 what they become
+//   r12, lr      the job, 0xFF00FF00 (one product)
+// in a block,
+//   r0, r1       x and packed weights, which a pass moves on at its end; of the first 8 pairs: a weight
+//   r2, r3, r12, lr   weights and pixels that are multiplied
+//   r4 ... r7    sums of the first one's four pixels, r8 ... r11 of the second one's; later bytes
+// then as `finish` tells; in the last pixel alone,
+//   r0, r1       x and packed weights; r2, r3, r7 a pair of weights of each and of pixels
+//   r4, r5       sums; r6 where packed weights end
 
 // One pair of products of two channels (r2, r3) and four pixels: r4 ... r7, r8 ... r11 are the sums.
 // 6 loads and 8 multiplications in 16 cycles; all registers there are.
@@ -104,7 +117,8 @@
   add r1, r2
 .endm
 
-// A block's sums to bytes; whether r0 = x is at the end.
+// A block's sums to bytes; whether r0 = x is at the end. r1 = output, r2 = multiplier and then
+// output_step, r3 = rounding and then where x ends, r12 = shift, lr is free.
 .macro finish one_product
   constants \one_product, s0, s1, s2
   .irp sum, r4, r5, r6, r7
@@ -420,7 +434,12 @@
   channels reds_conv2d_channels_one_product, 1
 
 // The third one adds to sums[channel][pixel], of two channels and four pixels, the products of
-// packed pixels (pairs, 4 pixels) and weights (pairs, 2 channels); pairs > 0.
+// packed pixels (pairs, 4 pixels) and weights (pairs, 2 channels); pairs > 0. 16 cycles for a pair, 7
+// for 8 of these, 54 for a call.
+//   r0, r1       x and packed weights
+//   r2, r3, r12, lr   weights and pixels, see `step`; at first r2 = pairs
+//   r4 ... r11   sums
+//   s0, s1       where sums lie, where x ends
   .equ kPairsPerBlockPass, 8
 
   .section .text.reds_conv2d_block, "ax", %progbits

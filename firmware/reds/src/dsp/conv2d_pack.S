@@ -51,6 +51,10 @@
 // Blocks of four rows of x - zero_point, doubled or not: (pairs, 4 pixels). 31 or 23 cycles for 16
 // values and 5 for the loop, 22 for a line, 5 for a block. What follows the whole words of a line
 // takes 81 or 73 more with what its next one begins with, 60 or 52 with zeros.
+//   r0 ... r3 the four rows, r4 ... r7 a word of each, r8 ... r11 what it becomes, r12
+//   minus_zero_point, lr packed. Between words r8, r9 where a line or its whole words end. In a rest
+//   r8 bytes that are left, r10 those that the next line adds, r11 bits to shift by, then r8 ... r10
+//   words of that line
 //   s0 where the first row's whole words end, s1 lines left, s2 ... s5 from a line's end to the next
 //   one's start, s6 bytes of a line, s7 zero_points, s8 lines, s9 where the line ends, s10 blocks
 //   left, s11 from the end of a block to the start of the next one
@@ -202,6 +206,13 @@
 // 17 cycles for a line of 8 ... 16 bytes, whose first and last 8 are copied, some of them twice; 12 for
 // one of 4 ... 7, likewise, and 15 for less. Of any other length 20 for a line, 9 for 8 bytes of it, and
 // one for each of a word, two bytes and one byte behind these.
+//   r0, r1       to and its step; r2, r3 from and its step
+//   r4           lines that are left
+//   r5           bytes of a line; of a short one where its last 4 are (8 ... 16 and 4 ... 7 bytes) or
+//                its last one
+//   r6 ... r9    of a short line its words or bytes; of others r6, r7 to and from, r8, r9 two words
+//   r12, lr      of others where the whole eights of bytes end, and their bytes; of a line of 8 ... 16
+//                r12 is where its last 8 are, of 1 ... 3 the one in the middle
   .section .text.reds_copy_lines, "ax", %progbits
   .global reds_copy_lines
   .type reds_copy_lines, %function

@@ -36,6 +36,8 @@
 //   s2  words that are left                  s3  where the lines end
 //   s4  transformed                          s5  correction
 //   s6  pixel_step
+// r0 = pixels of a line, r1 = pixel_step, r2 = 128 in both halfwords, r3 ... r8 = pixels, r9 ... lr
+// free; then r0 = on the stack, r1 = transformed, r2 = where r1 ends, r3 ... r9 a column.
 
   .equ kLineBytes, 48  // on the stack
 
@@ -176,6 +178,14 @@ reds_winograd_window:
 //
 // Two channels read at once, as halfwords. Points of a line lie 8 bytes apart, with those of the
 // other output channel in between.
+//   r0, r1       taps of the next four channels, tap_step
+//   r2           transformed
+//   r3 ... r5    taps of the first line, then sums of the first and the last one
+//   r6 ... r8    of the last line, then of the middle one
+//   r9, r10      free
+//   r11, r12, lr a line that is transformed; r12 also where the last or the middle line's taps are
+//   s0           where the first taps end
+//   s4 ... s6    first line plus four times the last one
 
 // Three taps t0, t1, t2 to the six points of a line. Uses a, b, c; c may be t1. 15 cycles.
 .macro transform_taps t0, t1, t2, a, b, c, to
@@ -284,6 +294,7 @@ reds_winograd_weights:
   .equ kSumsBytes, 32      // of a point
 
 // Of the products:
+//   r0, r1  x and weights   r2, r3, r12, lr  what is multiplied, see `step`   r4 ... r11  sums
 //   s15  what to add to x, behind the first pair of channels; half of it to the weights
 //   s14  where to enter a pass then
 //   s13  the same as s15 behind the last pair of channels, to the next point
@@ -347,6 +358,8 @@ reds_winograd_weights:
 .endm
 
 // Of the outputs:
+//   r0        sums; while a line is transformed free
+//   r1 ... r6 a column or a line, r7 free and 6 in r12; of a line r7 ... lr as `store` tells
 //   s0 ... s23  (4 lines, 6 columns)      s24  1/9 modulo 2^32
 //   s25  sums of the tile's first point   s26  the next tile's place
 //   s27  from the end of a line of four outputs to the next line

@@ -48,7 +48,9 @@ struct RowBlock {
 };
 
 // sums[row] += products of `groups` groups; x: (groups, 2) words, rows `stride` bytes apart.
-// 24 cycles per 16 products.
+// 24 cycles per 16 products, 4 for the loop, which takes four groups, or one of a rest.
+//   r0 x, r1 and r12 the first and the third row, r2 stride, r3 groups that are left, less 4 in the
+//   first loop, r4 ... r7 sums, r8, r9 x of a group, r10, r11, lr weights
 __attribute__((naked, noinline)) void multiply_rows(const uint32_t* /*x*/, const int8_t* /*weights*/,
                                                     uint32_t /*stride*/, RowBlock* /*block*/) {
   asm volatile(

@@ -52,6 +52,7 @@
 //   s19         where a line begins
 //   s21         where x ends
 //   s22         output of the block; s23 where the line's whole blocks end
+//   r0 x, r1 ... r3 words of it, r12 and lr weights, r4 ... r11 sums; then as `store` tells
 
 // Two neighbouring outputs y0 and y1 from words a, b (stride 2: a, b, c), on top of from0, from1.
 // r12 = (w0, w1), lr = (w1, w2)
@@ -358,7 +359,10 @@
 2:
 .endm
 
-// s0 line_step, s1 ... s6 the other parts, s7 line, s8 lines that are left
+//   r0           3 * step; r1 pixels, r2 packed, r3 minus_zero_point, lr step
+//   r4 ... r7    words of four pixels, r8 ... r11 what they become
+//   r12          how many are left of what is packed
+//   s0 line_step, s1 ... s6 the other parts, s7 line, s8 lines that are left
   .section .text.reds_pack_lines, "ax", %progbits
   .global reds_pack_lines
   .type reds_pack_lines, %function

@@ -18,7 +18,7 @@ from redsc.groups import Axis, find_groups
 
 MOST_TILE_PIXELS = 64
 """Pixels a convolution packs into scratch at once, where there is room. Its weights are unpacked
-once for all of them; more than 64 would take another 1 % off the keyword network's cycles."""
+once for all of them, so more than 64 would save little more."""
 
 STRIP_BYTES = 4096
 """Packed pixels of four channels a depthwise convolution keeps in scratch."""

@@ -81,6 +81,13 @@ def assert_nested(levels, widths):
             assert np.array_equal(op.kernel, slice_.kernel), op.name
 
 
+def assert_same_arrays(level: ir.Graph, other: ir.Graph) -> None:
+    for op, same in zip(level.linear_ops, other.linear_ops, strict=True):
+        assert np.array_equal(op.kernel, same.kernel)
+        for name in ("gamma", "beta", "mean", "variance"):
+            assert np.array_equal(getattr(op.norm, name), getattr(same.norm, name))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [depthwise, mixed], ids=lambda build: build.__name__)
 def test_levels_share_kernels_bit_for_bit_and_learn(build):
@@ -241,6 +248,32 @@ def test_divergence_keeps_the_last_good_state_and_advises():
 
 
 @pytest.mark.slow
+def test_a_divergence_after_good_epochs_keeps_the_best_levels_before_it(monkeypatch):
+    graph = depthwise()
+    grouping, widths = level_widths(graph)
+    run_epoch, good = Trainer.run_epoch, []
+
+    def diverges(self, epoch, quantized):
+        if epoch < 2:
+            return run_epoch(self, epoch, quantized)
+        good.extend(self.graphs())
+        for kernel in self.kernels.variables:
+            kernel.assign(np.full_like(kernel, np.nan))
+        return np.nan
+
+    monkeypatch.setattr(Trainer, "run_epoch", diverges)
+    warnings: list[str] = []
+    levels = finetune.finetune(
+        graph, grouping, widths, task_data(graph.input.shape),
+        Options(epochs=4, learning_rate=1e-2, distillation=0.0, batch_size=8),
+        warnings=warnings,
+    )  # fmt: skip
+    assert "in epoch 3 of 4, the best levels before it are kept" in warnings[0]
+    for level, wanted in zip(levels, good, strict=True):
+        assert_same_arrays(level, wanted)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [0.0, 1.0])
 def test_a_widest_level_that_forgot_is_told(monkeypatch, known):
     graph = depthwise()
@@ -348,10 +381,7 @@ def test_an_interrupted_training_resumes_with_the_same_result(tmp_path, monkeypa
     resumed, rest = run()
     assert rest == lines[3:]
     for level, twin in zip(whole, resumed, strict=True):
-        for op, same in zip(level.linear_ops, twin.linear_ops, strict=True):
-            assert np.array_equal(op.kernel, same.kernel)
-            for name in ("gamma", "beta", "mean", "variance"):
-                assert np.array_equal(getattr(op.norm, name), getattr(same.norm, name))
+        assert_same_arrays(level, twin)
     _, other = run(seed=1)  # another training does not take it up
     assert len(other) == 4
     for file in tmp_path.iterdir():

@@ -19,6 +19,7 @@ from redsc.errors import ClusterError, UsageError
 from tests.data_files import write_network
 
 WORKER = Path(__file__).with_name("training_worker.py")
+FIRST_STEP = Path(__file__).with_name("first_step.py")
 SECONDS = 300
 
 
@@ -70,6 +71,22 @@ def assert_same(result: Path, output: str, alone, replicas: int) -> None:
     assert found.pop("replicas") == replicas
     for name, value in found.items():
         np.testing.assert_allclose(value, weights[name], atol=2e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_first_step_of_two_devices_is_that_of_one(tmp_path):
+    """Before Adam, which hides a wrong size of gradients."""
+    result = tmp_path / "result.npz"
+    subprocess.run(
+        [sys.executable, str(FIRST_STEP), str(result)],
+        check=True, timeout=SECONDS, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    found = np.load(result)
+    assert len(found["mirrored/mean"]) == 2
+    for name in ("loss", "gradients", "mean", "variance"):
+        one, two = found[f"one-device/{name}"], found[f"mirrored/{name}"]
+        noise = 1e-5 * np.abs(one).max()
+        np.testing.assert_allclose(two, np.broadcast_to(one, two.shape), rtol=1e-5, atol=noise)
 
 
 @pytest.mark.slow

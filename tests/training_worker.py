@@ -24,13 +24,18 @@ from tests.test_finetune import depthwise, level_widths, task_data
 EPOCHS = 4
 
 
+def split_cpu() -> None:
+    """Into two logical ones; before any other use of TensorFlow."""
+    config = tensorflow().config
+    cpu = config.list_physical_devices("CPU")[0]
+    config.set_logical_device_configuration(cpu, [config.LogicalDeviceConfiguration()] * 2)
+
+
 def main() -> int:
     strategy, folder, result = sys.argv[1:4]
     dies = sys.argv[4:] == ["die"]
     if strategy == "mirrored":
-        config = tensorflow().config
-        cpu = config.list_physical_devices("CPU")[0]
-        config.set_logical_device_configuration(cpu, [config.LogicalDeviceConfiguration()] * 2)
+        split_cpu()
     finetune._CHECKPOINT_SECONDS = 0.0
     distribution._TIMEOUT_SECONDS = 20.0
 

@@ -388,12 +388,14 @@ def _training(
         all_levels=options.all_levels,
     )
     suited = recipe.suited(given, graph, dataset)
-    # Chosen by measured losses, which may differ in the last bit elsewhere.
-    told = cluster.from_chief(
-        {name: np.array(float(getattr(suited, name))) for name in ("mixing", "distillation")}
-    )
+    # Chosen by measured losses and scores, which may differ in the last bit elsewhere.
+    measured = ("mixing", "distillation", "hints")
+    told = cluster.from_chief({name: np.array(float(getattr(suited, name))) for name in measured})
     agreed = dataclasses.replace(
-        suited, mixing=bool(told["mixing"]), distillation=float(told["distillation"])
+        suited,
+        mixing=bool(told["mixing"]),
+        distillation=float(told["distillation"]),
+        hints=float(told["hints"]),
     )
     return Training(dataset, agreed, cluster, checkpoints)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,9 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redsc import distribution
+from redsc import distribution, pipeline, recipe
+from redsc.config import CompileOptions
+from redsc.distribution import Cluster
 from redsc.errors import ClusterError, UsageError
 from tests.data_files import write_network
+from tests.test_finetune import depthwise, task_data
 
 WORKER = Path(__file__).with_name("training_worker.py")
 FIRST_STEP = Path(__file__).with_name("first_step.py")
@@ -145,6 +149,23 @@ def test_a_killed_worker_ends_the_others_and_training_resumes(tmp_path, alone):
         for name, value in dict(np.load(result)).items():
             if name != "replicas":
                 np.testing.assert_allclose(value, weights[name], atol=2e-3, err_msg=name)
+
+
+def test_what_is_chosen_by_measured_scores_is_the_chiefs(tmp_path):
+    chosen = {"mixing": True, "distillation": 0.51, "hints": 5.0}
+
+    class Worker(Cluster):
+        def from_chief(self, arrays):
+            return {name: np.array(float(chosen[name])) for name in arrays}
+
+    graph = depthwise()
+    dataset = task_data(graph.input.shape)
+    options = CompileOptions(tmp_path / "model.h5", tmp_path / "build")
+    worker = Worker(None, worker=1, workers=2)
+    told = pipeline._training(options, graph, dataset, worker, tmp_path)
+    own = recipe.suited(recipe.Options(), graph, dataset)
+    assert told.options == dataclasses.replace(own, **chosen)
+    assert all(value != getattr(own, name) for name, value in chosen.items())
 
 
 @pytest.fixture(scope="module")

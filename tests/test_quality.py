@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from test_loss import network as loss_network
 from test_quantize import quantized
 
 from redsc import (
@@ -21,6 +20,7 @@ from redsc import (
     measure,
     oracle,
     quality,
+    quantize,
     report,
     tf_network,
     tflite,
@@ -61,10 +61,15 @@ def test_a_warning_tells_when_the_widest_level_strays_from_float():
 
 
 def small(outputs: int, last: type[ir.Op] | None, task: data.Task) -> tuple[Any, ...]:
-    """A network of two levels, its .tflite files, and data that it half fits."""
-    graph = loss_network(outputs, last)
+    """A network of two levels that differ, data that it half fits, and samples."""
+    net = graphs.GraphBuilder("net", (3,))
+    net.dense(6)
+    net.dense(outputs, activation=ir.Activation.NONE)
+    if last is not None:
+        net.append(last("last", (net.last,)))
+    graph = net.graph()
     x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
-    network = quantized(graph, x, (1.0, 1.0))
+    network = quantized(graph, x, (0.5, 1.0))
     y = loss.predictions(tf_network.predict(graph, x), graph)
     y[::2] = 0
     targets = y if task == "classification" else x[:, :outputs]
@@ -107,8 +112,11 @@ def test_a_classifiers_figures_belong_together(outputs: int, last: type[ir.Op] |
     rows = list(csv.DictReader(io.StringIO(quality.confusion_csv(found))))
     assert sum(int(row["samples"]) for row in rows) == 40 * 2 * len(found.confusion)
     if oracle.available():
+        narrow, wide = found.predictions["int8"]
+        alike = np.mean(narrow == wide)
+        assert 0 < alike < 1
         assert found.shared["agreement"] == {
-            "argmax": [[1.0, 1.0], [1.0, 1.0]], "mean_squared_difference": None,
+            "argmax": [[1.0, alike], [alike, 1.0]], "mean_squared_difference": None,
         }  # fmt: skip
 
 
@@ -122,16 +130,26 @@ def test_anything_else_has_errors_and_differences() -> None:
         assert level["accuracy_float"] is level["class_accuracy_float"] is None
         assert level["mean_squared_error_float"] > 0
     if oracle.available():
-        assert found.shared["agreement"]["mean_squared_difference"] == [[0.0, 0.0], [0.0, 0.0]]
+        inputs = quantize.quantize_input(network, samples.x)
+        narrow, wide = (
+            quantize.dequantize_array(
+                oracle.run(tflite.write(level), inputs)[0], level.tensors[network.graph.output]
+            )
+            for level in network.levels
+        )
+        matrix = found.shared["agreement"]["mean_squared_difference"]
+        difference = np.mean((narrow - wide) ** 2)
+        assert difference > 0
+        np.testing.assert_allclose(matrix, [[0, difference], [difference, 0]])
 
 
 def test_without_data_only_fidelity_and_agreement_are_known() -> None:
-    network, _, samples = small(4, ir.Softmax, "classification")
+    network, dataset, samples = small(4, ir.Softmax, "classification")
     found = evaluate(network, None, samples)
     assert found.shared["classes"] is None
     assert all(level["calibration_int8"] is None for level in found.levels)
-    if oracle.available():
-        assert found.shared["agreement"]["argmax"] == [[1.0, 1.0], [1.0, 1.0]]
+    # The test split's inputs are the samples.
+    assert found.shared["agreement"] == evaluate(network, dataset, samples).shared["agreement"]
 
 
 def test_the_most_confused_pairs_come_in_order() -> None:

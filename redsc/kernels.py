@@ -286,8 +286,14 @@ def is_proven(constants: LinearConstants, channels: np.ndarray) -> bool:
     return bool(proven_channels(constants, channels).all())
 
 
-def is_winograd_exact(constants: LinearConstants, channels: np.ndarray) -> bool:
-    """Whether no sum of products leaves what Winograd's algorithm can take, for every input."""
+def winograd_channels(constants: LinearConstants, channels: np.ndarray) -> np.ndarray:
+    """bool (out,): whether no sum of a channel's products leaves what Winograd's algorithm can
+    take, for every input."""
     lowest, highest = accumulator_range(constants, channels)
     bias = constants.bias.astype(np.int64)
-    return bool(np.all(np.maximum(bias - lowest, highest - bias) < winograd.SUM_LIMIT))
+    return np.maximum(bias - lowest, highest - bias) < winograd.SUM_LIMIT
+
+
+def is_winograd_exact(constants: LinearConstants, channels: np.ndarray) -> bool:
+    """Whether that is so of all."""
+    return bool(winograd_channels(constants, channels).all())

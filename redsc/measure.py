@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def runtime_facts(name: str, plan: Plan, model: tflm.TflmModel | None) -> dict[s
 
 
 def kernel_facts(network: QuantizedNetwork, plan: Plan) -> dict[str, Any]:
-    """Which kernel runs each op, and of how many channels its short ones are not proven."""
+    """Which kernel runs each op, of how many channels its short ones are not proven, and which
+    faster ones its shape would take."""
     counts = {
         name: sum(unproven(level.graph[name], level) for level in network.levels)
         for name, kernel in plan.kernels.items()
@@ -77,6 +78,11 @@ def kernel_facts(network: QuantizedNetwork, plan: Plan) -> dict[str, Any]:
     return {
         "by_op": plan.kernels,
         "unproven_channels": {name: count for name, count in counts.items() if count},
+        "fallbacks": [
+            {"op": step.name, **asdict(fallback)}
+            for step in plan.steps
+            for fallback in step.fallbacks
+        ],
     }
 
 

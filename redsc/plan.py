@@ -5,6 +5,7 @@ Arrays with equal contents, and those that begin another one, are stored once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -30,6 +31,7 @@ from redsc.plan_structs import (
     Array,
     Channels,
     ConcatenateLevel,
+    Fallback,
     LeakyReluLevel,
     Level,
     LinearLevel,
@@ -43,6 +45,12 @@ from redsc.plan_structs import (
     Window,
 )
 from redsc.quantized import QuantizedLevel, QuantizedNetwork
+
+_Obstacle = tuple[str, int]
+"""A Fallback's reason and count."""
+
+_UNSUITED: _Obstacle = ("shape", 0)
+"""What a kernel was not made for is nothing to tell."""
 
 
 @dataclass(eq=False)
@@ -101,11 +109,13 @@ class _Builder:
             for level in network.levels
         ]
         self.one_products: dict[tuple[str, int], one_product.OneProduct] = {}
-        self.kernels = {
-            op.name: self.kernel(op)
+        choices = {
+            op.name: self.choose(op)
             for op in network.graph.ops
             if not isinstance(op, ir.Input | ir.Reshape)  # these compute nothing
         }
+        self.kernels = {name: kernel for name, (kernel, _) in choices.items()}
+        self.fallbacks = {name: passed for name, (_, passed) in choices.items()}
         self.tables = _Tables()
         self.weights: list[Array] = []
         self.owner = cost.storage(network.graph)
@@ -162,40 +172,57 @@ class _Builder:
             output=self.slot(op.name),
             scratch=self.slot(f"scratch {op.name}") if has_scratch else NO_SLOT,
             output_bytes=tuple(int(np.prod(shapes[op.name])) for shapes in self.level_shapes),
+            fallbacks=self.fallbacks[op.name],
         )
 
     def kind(self, op: ir.Op) -> str:
         return "Lookup" if isinstance(op, ir.Logistic | ir.Tanh) else type(op).__name__
 
-    def kernel(self, op: ir.Op) -> str:
-        least = self.level_shapes[0][op.name][-1]
-        is_plain = not isinstance(op, ir.Dense) or self.is_plain(op)  # others do not ask
-        return kernels.choose(
+    def choose(self, op: ir.Op) -> tuple[str, tuple[Fallback, ...]]:
+        """The op's kernel: the fastest one for its shape, or where something stands against that
+        the next one; and those that were passed."""
+        if not self.dsp:
+            return kernels.choose(op, self.shapes[op.name], dsp=False), ()
+        choose = functools.partial(
+            kernels.choose,
             op,
             self.shapes[op.name],
-            self.is_proven(op),
-            least,
-            is_plain,
-            self.dsp and self.has_winograd(op),
-            self.dsp and self.is_one_product(op),
-            dsp=self.dsp,
+            channels=self.level_shapes[0][op.name][-1],
+            is_plain=not isinstance(op, ir.Dense) or self.is_plain(op),  # others do not ask
         )
+        obstacles = {
+            "has_winograd": self.against_winograd(op),
+            "one_product": self.against_one_product(op),
+            "proven": self.against_proof(op),
+        }
+        holds = dict.fromkeys(obstacles, True)
+        kernel, fallbacks = choose(**holds), []
+        for what, obstacle in obstacles.items():
+            holds[what] = obstacle is None
+            faster, kernel = kernel, choose(**holds)
+            if obstacle is not None and obstacle != _UNSUITED and kernel != faster:
+                fallbacks.append(Fallback(faster, *obstacle))
+        return kernel, tuple(fallbacks)
 
-    def has_winograd(self, op: ir.Op) -> bool:
-        """Whether every level has room for Winograd's algorithm, and is exact with it."""
+    def against_winograd(self, op: ir.Op) -> _Obstacle | None:
+        """Every level needs room for Winograd's algorithm, and sums that it can take."""
+        if not isinstance(op, ir.Conv2D) or not winograd.suits(op, self.shapes[op.name]):
+            return _UNSUITED
+        cramped = inexact = 0
         for level, shapes, arena in zip(
             self.network.levels, self.level_shapes, self.arenas, strict=True
         ):
             narrow = level.graph[op.name]
-            if not isinstance(narrow, ir.Conv2D):
-                return False
+            assert isinstance(narrow, ir.Conv2D)
             room = arena.scratch_bytes[op.name]
-            if winograd.tiling(narrow, shapes[op.name], room) is None:
-                return False
-            rows = level.linear[op.name].rows(narrow)
-            if not kernels.is_winograd_exact(constants.linear(narrow, level), rows):
-                return False
-        return True
+            cramped += winograd.tiling(narrow, shapes[op.name], room) is None
+            exact = kernels.winograd_channels(
+                constants.linear(narrow, level), level.linear[op.name].rows(narrow)
+            )
+            inexact += int(np.sum(~exact))
+        if cramped:
+            return "room", cramped
+        return ("proof", inexact) if inexact else None
 
     def is_plain(self, op: ir.Op) -> bool:
         """Whether channels read and written are plain at every level."""
@@ -208,27 +235,34 @@ class _Builder:
             for level in self.indices
         )
 
-    def is_proven(self, op: ir.Op) -> bool:
-        """Whether short requantisation is exact at every level."""
-        return not any(unproven(level.graph[op.name], level) for level in self.network.levels)
+    def against_proof(self, op: ir.Op) -> _Obstacle | None:
+        """Short requantisation must be exact at every level."""
+        count = sum(unproven(level.graph[op.name], level) for level in self.network.levels)
+        return ("proof", count) if count else None
 
-    def is_one_product(self, op: ir.Op) -> bool:
-        """Whether requantisation as one product is exact at every level, and levels that share all
+    def against_one_product(self, op: ir.Op) -> _Obstacle | None:
+        """Requantisation as one product must be exact at every level, and levels that share all
         multipliers share as much of its tables."""
         if not isinstance(op, ir.Conv2D | ir.DepthwiseConv2D):
-            return False
+            return _UNSUITED
         multipliers, plain, own = _Tables(), _Tables(), _Tables()
+        inexact = 0
         for number in reversed(range(len(self.network.levels))):  # widest first: see _Tables
             level = self.network.levels[number]
             narrow = level.graph[op.name]
             assert isinstance(narrow, ir.LinearOp)
             made, exact = self.one_product(narrow, number), constants.linear(narrow, level)
-            if not made.is_exact.all():
-                return False
-            multipliers.add(exact.multiplier)
-            plain.add(exact.bias, exact.multiplier, exact.shift)
-            own.add(made.offset, made.multiplier)
-        return len(multipliers.arrays) > 1 or own.array_bytes <= plain.array_bytes
+            inexact += int(np.sum(~made.is_exact))
+            if inexact == 0:
+                multipliers.add(exact.multiplier)
+                plain.add(exact.bias, exact.multiplier, exact.shift)
+                own.add(made.offset, made.multiplier)
+        if inexact:  # which only behind a ReLU is something to tell
+            is_relu = op.activation is not ir.Activation.NONE
+            return ("proof", inexact) if is_relu else _UNSUITED
+        more_bytes = own.array_bytes - plain.array_bytes
+        is_shared = len(multipliers.arrays) == 1
+        return ("tables", more_bytes) if is_shared and more_bytes > 0 else None
 
     def one_product(self, op: ir.LinearOp, number: int) -> one_product.OneProduct:
         """Of one level; found once, to choose the kernel and to fill its tables."""

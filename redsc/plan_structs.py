@@ -156,8 +156,23 @@ Level = (
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """A faster kernel that an op's shape would take, and what stood against it.
+
+    reason and count: "proof", which so many channels lack, of all levels together (of an addition:
+    so many levels); "room", which so many levels lack; "tables", of which levels that share theirs
+    would need so many bytes more.
+    """
+
+    faster: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Step:
-    """One op call. `kind` is the op's struct in plan.h, `fields` its members before `levels`."""
+    """One op call. `kind` is the op's struct in plan.h, `fields` its members before `levels`.
+    fallbacks: the fastest kernel first."""
 
     FLASH_BYTES: ClassVar[int] = 20
     name: str
@@ -169,6 +184,7 @@ class Step:
     output: int
     scratch: int
     output_bytes: tuple[int, ...]  # per level
+    fallbacks: tuple[Fallback, ...]
 
     @property
     def flash_bytes(self) -> int:

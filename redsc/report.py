@@ -224,7 +224,8 @@ def _simplified(model: Json) -> list[str]:
 
 
 def _kernels(report: Json) -> list[str]:
-    """How outputs become int8; reports of earlier versions do not say."""
+    """How outputs become int8, and which kernels were passed; reports of earlier versions do not
+    say."""
     kernels = report.get("kernels")
     if kernels is None:
         return []
@@ -233,10 +234,24 @@ def _kernels(report: Json) -> list[str]:
         if kernel.startswith(("conv2d", "depthwise", "dense")):
             counts[next(how for part, how in _REQUANTISATIONS.items() if part in kernel)] += 1
     parts = [f"{count} {how}" for how, count in counts.items() if count]
-    for op, count in kernels["unproven_channels"].items():
-        what = "levels" if kernels["by_op"][op] == "add" else "channels"
-        parts.append(f"no proof for {_number(count)} {what} of {op}")
-    return [f"kernels requantise layers: {', '.join(parts)}"] if parts else []
+    lines = [f"kernels requantise layers: {', '.join(parts)}"] if parts else []
+    passed = [
+        f"{passed['faster']} for {passed['op']} ({_obstacle(passed)})"
+        for passed in kernels.get("fallbacks", [])
+    ]
+    return [*lines, f"kernels not taken: {', '.join(passed)}"] if passed else lines
+
+
+def _obstacle(fallback: Json) -> str:
+    count = _number(fallback["count"])
+    match fallback["reason"]:
+        case "proof":
+            what = "levels" if fallback["faster"] == "add_proven" else "channels"
+            return f"no proof for {count} {what}"
+        case "room":
+            return f"no room at {count} levels"
+        case _:
+            return f"{count} B more of tables"
 
 
 _REQUANTISATIONS = {

@@ -84,6 +84,7 @@ def test_the_output_is_complete(built: Path, model: Path) -> None:
     kernels = report["kernels"]
     assert {"conv2d_one_product", "dense_proven"} <= set(kernels["by_op"].values())
     assert kernels["unproven_channels"] == {}
+    assert kernels["fallbacks"] == []
     board = report["board"]
     assert (board["name"], board["flash_bytes"], board["ram_bytes"]) == (
         "nano33ble", 983_040, 262_144,

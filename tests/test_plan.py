@@ -265,7 +265,13 @@ def test_levels_keep_sharing_what_they_share(monkeypatch: pytest.MonkeyPatch) ->
         return replace(made, multiplier=made.multiplier + len(rows))
 
     monkeypatch.setattr(one_product, "find", unlike)
-    assert plan_of(network).kernels[convolution] == "conv2d_proven"
+    made = plan_of(network)
+    assert made.kernels[convolution] == "conv2d_proven"
+    (passed,) = next(step.fallbacks for step in made.steps if step.name == convolution)
+    assert passed.faster == "conv2d_one_product"
+    assert passed.reason == "tables"
+    # the narrow level's own multipliers, for the shifts
+    assert passed.count == widths[convolution] * 4 - graph[convolution].out_channels
 
 
 def addition(scales: Sequence[float], zero_points: Sequence[int]) -> constants.AddConstants:
@@ -323,9 +329,23 @@ def test_channels_without_a_proof_are_counted_and_told() -> None:
         else:
             assert counts.get(op.name, 0) == sum(np.sum(~each) for each in exact)
     assert counts
-    (line,) = report._kernels({"kernels": facts})
-    assert "the general way" in line
-    assert all(f"{count} channels of {op}" in line for op, count in counts.items())
+    how, not_taken = report._kernels({"kernels": facts})
+    assert "the general way" in how
+    told = [tuple(fallback.values()) for fallback in facts["fallbacks"]]
+    wanted = [(op, made.kernels[op] + "_proven", "proof", count) for op, count in counts.items()]
+    for op in network.graph.linear_ops:
+        found = [
+            one_product.find(
+                constants.linear(level.graph[op.name], level), level.linear[op.name].rows(op)
+            )
+            for level in network.levels
+        ]
+        inexact = sum(int(np.sum(~each.is_exact)) for each in found)
+        if isinstance(op, ir.Conv2D) and inexact:
+            wanted.append((op.name, "conv2d_one_product", "proof", inexact))
+    assert sorted(told) == sorted(wanted)
+    for name, faster, _, count in told:
+        assert f"{faster} for {name} (no proof for {count} channels)" in not_taken
 
 
 @firmware_build.needs_emulator

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from redsc import constants, groups, ir, kernels, memory, quantize, winograd
 from redsc.plan import build_plan
+from redsc.plan_structs import Fallback
 
 PIXELS = np.array([
     [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
@@ -121,7 +122,7 @@ def test_sums_must_stay_below_the_limit(channels, exact):
     assert kernels.is_winograd_exact(extreme, weights) == exact
 
 
-def test_one_kernel_runs_all_levels_so_each_must_have_room():
+def test_one_kernel_runs_all_levels_so_each_must_have_room(monkeypatch):
     graph = graphs.vgg()
     grouping = groups.find_groups(graph)
     halves = {g.name: g.units // 2 for g in grouping.free}
@@ -139,10 +140,18 @@ def test_one_kernel_runs_all_levels_so_each_must_have_room():
 
     def convolutions(arenas):
         steps = build_plan(network, arenas).steps
-        return [step.kernel for step in steps if step.kind == "Conv2D"]
+        return [(step.kernel, step.fallbacks) for step in steps if step.kind == "Conv2D"]
 
-    assert convolutions(fast) == 4 * ["conv2d_winograd"]
-    assert convolutions([least, fast[1]]) == 4 * ["conv2d_one_product"]
+    assert convolutions(fast) == 4 * [("conv2d_winograd", ())]
+    no_room = Fallback("conv2d_winograd", "room", 1)
+    assert convolutions([least, fast[1]]) == 4 * [("conv2d_one_product", (no_room,))]
+    monkeypatch.setattr(winograd, "SUM_LIMIT", 1)
+    passed = [fallbacks for _, fallbacks in convolutions(fast)]
+    assert passed == [
+        (Fallback("conv2d_winograd", "proof", op.out_channels + halves[op.name]),)
+        for op in graph.ops
+        if isinstance(op, ir.Conv2D)
+    ]
 
 
 def test_no_room_is_planned_where_it_does_not_pay():

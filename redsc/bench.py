@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from redsc import boards, report, runner, tflite, toolchain, verify
-from redsc.errors import ToolchainError
 from redsc.progress import Progress
 
-log = logging.getLogger("redsc")
+NOT_ESTIMATED = "Cycles are not estimated here; instructions are exact."
+"""What stands above a table without them: QEMU takes no plugin, or the core is another one."""
 
 
 def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
@@ -36,13 +35,7 @@ def on_emulator(directory: Path, progress: Progress) -> dict[str, Any]:
         program = toolchain.build(directory, "verify_emulator", Path(workspace)).program
         firmware = toolchain.build(directory, "emulator", Path(workspace))
         progress.stage("run on the emulator")
-        try:
-            runs = runner.run_emulator(
-                program, interface, inputs, profile=True, estimate_cycles=True, machine=machine
-            )
-        except ToolchainError as error:
-            runs = runner.run_emulator(program, interface, inputs, profile=True, machine=machine)
-            log.warning("cycles are not estimated: %s", error)
+        runs = runner.profile_emulator(program, interface, inputs, machine)
     return {
         "model": result["model"]["path"],
         "target": f"QEMU {machine.name}, {machine.core}",
@@ -88,13 +81,15 @@ def print_table(result: Mapping[str, Any]) -> None:
         "RAM arena, B": "arena_bytes",
     }
     for name, key in rows.items():
-        if all(level[key] is not None for level in levels):
-            table.add_row(name, *(f"{level[key]:,}" for level in levels))
+        cells = ("–" if level[key] is None else f"{level[key]:,}" for level in levels)
+        table.add_row(name, *cells)
     has_cycles = bool(levels[-1]["estimated_op_cycles"])
     key, unit = ("estimated_op_cycles", "cycles") if has_cycles else ("ops", "instructions")
     table.add_section()
     for op in levels[-1][key]:
         table.add_row(f"{op}, {unit}", *(f"{level[key][op]:,}" for level in levels))
+    if not has_cycles:
+        console.print(NOT_ESTIMATED)
     console.print(table)
     limits, mark = result["limits"], "measured, without the system's share"
     for name, used, total in (

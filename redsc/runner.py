@@ -6,6 +6,7 @@ each, and gives back outputs and, when asked, every intermediate tensor.
 
 from __future__ import annotations
 
+import logging
 import struct
 import tempfile
 import zlib
@@ -21,6 +22,8 @@ from redsc.machines import CORTEX_M4, Machine
 from redsc.plan_structs import Plan
 from redsc.serial_records import Record
 from redsc.tflite import Interface
+
+log = logging.getLogger("redsc")
 
 _MAGIC = 0x53444552
 _TRACE, _PROFILE = 1, 2
@@ -95,6 +98,21 @@ def run_emulator(
             raise ToolchainError(f"cycles of a {machine.core} are not known")
         command += cycles.arguments(program, Path(_MARKS))
     return _run(command, request, timeout_seconds, plan, len(inputs), trace, counted=True)
+
+
+def profile_emulator(
+    program: Path, plan: Interface | Plan, inputs: np.ndarray, machine: Machine = CORTEX_M4
+) -> tuple[LevelRun, ...]:
+    """As run_emulator, with every step's counts, and estimated cycles; without these, and with a
+    log line, where QEMU cannot count them."""
+    try:
+        return run_emulator(
+            program, plan, inputs, profile=True, estimate_cycles=True, machine=machine
+        )
+    except ToolchainError as error:
+        runs = run_emulator(program, plan, inputs, profile=True, machine=machine)
+        log.warning("cycles are not estimated: %s", error)
+        return runs
 
 
 def _request(plan: Interface | Plan, inputs: np.ndarray, flags: int) -> bytes:

@@ -14,15 +14,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
 import pytest
 import zoo
+from firmware_build import needs_emulator
 from test_cli import run
 
-from redsc import oracle, verify
-from redsc.errors import UsageError
+from redsc import bench, cycles, oracle, verify
+from redsc.errors import ToolchainError, UsageError
+from redsc.progress import Progress
 from redsc.report import read
 
 pytestmark = pytest.mark.slow
@@ -188,6 +191,23 @@ def test_verify_again_and_bench_change_nothing(built: Path) -> None:
             assert level["estimated_cycles"] > level["instructions"]
             assert level["estimated_op_cycles"].keys() == level["ops"].keys()
     assert files(built) == before
+
+
+@needs_emulator
+def test_bench_without_cycles_counts_instructions(
+    built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cycles, "plugin", mock.Mock(side_effect=ToolchainError("no compiler")))
+    found = bench.on_emulator(built, Progress())
+    assert all(level["instructions"] > 0 for level in found["levels"])
+    assert all(level["estimated_cycles"] is None for level in found["levels"])
+    bench.print_table(found)
+    text = capsys.readouterr().out
+    assert text.startswith(bench.NOT_ESTIMATED)
+    rows = dict(re.findall(r"^ +(\S.*?\S) {2,}(\S.*\S) *$", text, re.MULTILINE))
+    assert rows["one inference, estimated cycles"].split() == ["–", "–"]
+    counted = [f"{level['instructions']:,}" for level in found["levels"]]
+    assert rows["one inference, instructions"].split() == counted
 
 
 def test_a_damaged_weight_is_found_and_named(built: Path, tmp_path: Path) -> None:

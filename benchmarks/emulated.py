@@ -35,8 +35,8 @@ class Measured:
 def measure(
     graph: ir.Graph, grouping: groups.Grouping, levels: Sequence[Widths], x: np.ndarray
 ) -> Measured:
-    """Every op's instructions and estimated cycles at every level, widest last, quantised by these
-    raw inputs (samples, *shape)."""
+    """Every op's instructions and, if they can be, estimated cycles at every level, widest last,
+    quantised by these raw inputs (samples, *shape)."""
     floats = []
     for widths in levels:
         narrow = groups.select_units(graph, grouping, groups.prefixes(widths))
@@ -47,5 +47,5 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         program = firmware_build.build(device_plan, "emulator", Path(folder))
         inputs = np.zeros((1, *graph.input.shape), np.int8)
-        runs = runner.run_emulator(program, device_plan, inputs, profile=True, estimate_cycles=True)
+        runs = runner.profile_emulator(program, device_plan, inputs)
     return Measured(network, arenas, device_plan, runs)

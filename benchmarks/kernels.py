@@ -26,6 +26,7 @@ import numpy as np
 from graphs import GraphBuilder
 
 from redsc import cost, groups, ir, kernels
+from redsc.bench import NOT_ESTIMATED
 
 SHARES = (0.25, 0.5, 0.75)
 STEPS = (4, 3, 2, 1)
@@ -87,13 +88,19 @@ class Row:
     macs: int
     elements: int
     instructions: int
-    cycles: int
+    cycles: int | None
     floor_cycles: float | None
 
     @property
-    def per_mac(self) -> float:
+    def per_mac(self) -> float | None:
         """Of an op without MACs: per element read."""
-        return self.cycles / (self.macs or self.elements)
+        return None if self.cycles is None else self.cycles / (self.macs or self.elements)
+
+    @property
+    def above_floor(self) -> float | None:
+        if self.cycles is None or self.floor_cycles is None:
+            return None
+        return self.cycles / self.floor_cycles
 
 
 def conv(
@@ -221,7 +228,7 @@ def measure(case: Case) -> list[Row]:
                 macs=macs,
                 elements=math.prod(source),
                 instructions=run.step_instructions[name],
-                cycles=run.step_cycles[name],
+                cycles=run.step_cycles.get(name),
                 floor_cycles=floor,
             )
         )
@@ -229,6 +236,11 @@ def measure(case: Case) -> list[Row]:
 
 
 # --- printing ------------------------------------------------------------------------------------
+
+
+def shown(value: float | None, form: str) -> str:
+    """A dash for what was not estimated, or has no floor."""
+    return "–" if value is None else format(value, form)
 
 
 def print_shares(rows: Sequence[Row]) -> None:
@@ -239,24 +251,25 @@ def print_shares(rows: Sequence[Row]) -> None:
     print("|---|---|" + "---:|" * (len(shares) + 4))
     for own in by_op(rows):
         full = own[-1]
-        cells = [f"{row.per_mac:.2f}" for row in own if row.share is not None]
-        floor, above = "–", "–"
-        if full.floor_cycles is not None:
-            floor = f"{full.floor_cycles / full.macs:.2f}"
-            above = f"{full.cycles / full.floor_cycles:.2f}"
-        print(f"| {full.op} | {full.kernel} | {full.instructions:,} | {full.cycles:,} |",
-              " | ".join([*cells, floor, above]), "|")  # fmt: skip
+        cells = [shown(row.per_mac, ".2f") for row in own if row.share is not None]
+        floor = None if full.floor_cycles is None else full.floor_cycles / full.macs
+        print(f"| {full.op} | {full.kernel} | {full.instructions:,} | {shown(full.cycles, ',')} |",
+              " | ".join([*cells, shown(floor, ".2f"), shown(full.above_floor, ".2f")]),
+              "|")  # fmt: skip
 
 
 def print_steps(rows: Sequence[Row]) -> None:
-    """Per op what a few channels less take."""
+    """Per op what a few channels less take, in instructions where there are no cycles."""
     print(f"| op | {' | '.join(f'{step} fewer' for step in STEPS)} |")
     print("|---|" + "---:|" * len(STEPS))
     for own in by_op(rows):
         full = own[-1]
         steps = [row for row in own if row.fewer is not None]
         if steps:
-            cells = (f"{row.cycles / full.cycles:.3f}" for row in steps)
+            cells = (
+                f"{(row.cycles or row.instructions) / (full.cycles or full.instructions):.3f}"
+                for row in steps
+            )
             print(f"| {full.op} | {' | '.join(cells)} |")
 
 
@@ -265,9 +278,22 @@ def print_all(rows: Sequence[Row]) -> None:
           "× floor |")  # fmt: skip
     print("|---|---|" + "---:|" * 7)
     for row in rows:
-        above = "–" if row.floor_cycles is None else f"{row.cycles / row.floor_cycles:.2f}"
         print(f"| {row.op} | {row.kernel} | {row.inputs} | {row.outputs} | {row.macs:,} |",
-              f"{row.instructions:,} | {row.cycles:,} | {row.per_mac:.2f} | {above} |")  # fmt: skip
+              f"{row.instructions:,} | {shown(row.cycles, ',')} | {shown(row.per_mac, '.2f')} |",
+              f"{shown(row.above_floor, '.2f')} |")  # fmt: skip
+
+
+def print_tables(rows: Sequence[Row], *, every_width: bool = False) -> None:
+    what = "Cycles"
+    if any(row.cycles is None for row in rows):
+        print(f"{NOT_ESTIMATED}\n")
+        what = "Instructions"
+    if every_width:
+        print_all(rows)
+    else:
+        print_shares(rows)
+        print(f"\n{what} over those of the full width, with fewer channels read and written:\n")
+        print_steps(rows)
 
 
 def by_op(rows: Sequence[Row]) -> list[list[Row]]:
@@ -289,12 +315,8 @@ def main() -> None:
             rows += measure(case)
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
-    elif options.all:
-        print_all(rows)
     else:
-        print_shares(rows)
-        print("\nCycles over those of the full width, with fewer channels read and written:\n")
-        print_steps(rows)
+        print_tables(rows, every_width=options.all)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,8 @@ def measure(name: str) -> list[Row]:
         if name.endswith(GENERAL):
             stack.enter_context(mock.patch.object(plan, "unproven", return_value=1))
         measured = emulated.measure(graph, grouping, nested_widths(grouping), x)
+    if any(run.cycles is None for run in measured.runs):
+        sys.exit("cycles are not estimated here: nothing to fit")
     rows = []
     for number, (level, arena, run) in enumerate(
         zip(measured.network.levels, measured.arenas, measured.runs, strict=True)

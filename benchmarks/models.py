@@ -25,6 +25,8 @@ from typing import Any
 
 from compile import ROOT, build_zoo
 
+from redsc.bench import NOT_ESTIMATED
+
 MOST_OF_ARENA = 0.9
 BARS = {25.0: 1.25, 50.0: 1.10}
 """What a level's share of the cycles may be of its share of the MACs, by percent of the MACs."""
@@ -52,12 +54,13 @@ GCC 12.2 -O2, on the same emulated board and with the same estimate of cycles.""
 
 @dataclass(frozen=True)
 class Level:
-    """cycles are an estimate; op_cycles by layer."""
+    """cycles are an estimate, None and empty where there is none; those of ops by layer."""
 
     percent: float
     macs: int
     instructions: int
-    cycles: int
+    op_instructions: Mapping[str, int]
+    cycles: int | None
     op_cycles: Mapping[str, int]
     arena_bytes: int
     least_arena_bytes: int
@@ -84,11 +87,16 @@ class Network:
     def macs_share(self, level: Level) -> float:
         return level.macs / self.levels[-1].macs
 
-    def cycles_share(self, level: Level) -> float:
-        return level.cycles / self.levels[-1].cycles
+    def cycles_share(self, level: Level) -> float | None:
+        return quotient(level.cycles, self.levels[-1].cycles)
 
-    def ratio(self, level: Level) -> float:
-        return self.cycles_share(level) / self.macs_share(level)
+    def ratio(self, level: Level) -> float | None:
+        return quotient(self.cycles_share(level), self.macs_share(level))
+
+
+def quotient(part: float | None, whole: float | None) -> float | None:
+    """None of what was not estimated."""
+    return None if part is None or whole is None else part / whole
 
 
 def measure(name: str, model: Path, max_ram_bytes: int | None = None) -> Network:
@@ -120,6 +128,7 @@ def network_of(name: str, report: Mapping[str, Any], bench: Mapping[str, Any]) -
                 percent=level["budget_percent"],
                 macs=level["macs"],
                 instructions=counted["instructions"],
+                op_instructions=counted["ops"],
                 cycles=counted["estimated_cycles"],
                 op_cycles=counted["estimated_op_cycles"],
                 arena_bytes=level["arena_bytes"],
@@ -138,18 +147,24 @@ def network_of(name: str, report: Mapping[str, Any], bench: Mapping[str, Any]) -
 # --- printing ------------------------------------------------------------------------------------
 
 
+def shown(value: float | None, form: str) -> str:
+    """A dash for what was not estimated."""
+    return "–" if value is None else format(value, form)
+
+
 def print_levels(networks: Sequence[Network]) -> None:
     """Shares are of the widest level; the ratio is the share of cycles over that of MACs."""
-    print("| network | level | MACs | share | estimated cycles | share | ratio | bar |",
-          "arena B | least B |")  # fmt: skip
-    print("|---|" + "---:|" * 9)
+    print("| network | level | MACs | share | instructions | estimated cycles | share | ratio |",
+          "bar | arena B | least B |")  # fmt: skip
+    print("|---|" + "---:|" * 10)
     for network in networks:
         title = network.name
         for number, level in enumerate(network.levels):
             bar = f"{BARS[level.percent]:.2f}" if level.percent in BARS else ""
             print(f"| {title} | {number} | {level.macs:,} | {network.macs_share(level):.1%} |",
-                  f"{level.cycles:,} | {network.cycles_share(level):.1%} |",
-                  f"{network.ratio(level):.2f} | {bar} | {level.arena_bytes:,} |",
+                  f"{level.instructions:,} | {shown(level.cycles, ',')} |",
+                  f"{shown(network.cycles_share(level), '.1%')} |",
+                  f"{shown(network.ratio(level), '.2f')} | {bar} | {level.arena_bytes:,} |",
                   f"{level.least_arena_bytes:,} |")  # fmt: skip
             title = ""
 
@@ -162,7 +177,8 @@ def print_rivals(networks: Sequence[Network]) -> None:
     for network in networks:
         rival, full, code = TFLM[network.name], network.levels[-1], network.code_bytes
         print(f"| {network.name} | {full.macs / network.macs:.1%} |",
-              f"{full.cycles:,} | {full.cycles / rival.cycles:.2f} |",
+              f"{shown(full.cycles, ',')} |",
+              f"{shown(quotient(full.cycles, rival.cycles), '.2f')} |",
               f"{full.arena_bytes:,} | {full.arena_bytes / rival.arena_bytes:.2f} |",
               f"{network.weights_bytes:,} | {network.tables_bytes:,} |",
               f"{network.data_bytes / rival.model_bytes:.2f} |",
@@ -170,11 +186,22 @@ def print_rivals(networks: Sequence[Network]) -> None:
 
 
 def print_ops(network: Network) -> None:
-    """Estimated cycles of every op at every level."""
+    """Estimated cycles of every op at every level, else instructions."""
     print(f"\n| {network.name} | {' | '.join(f'level {i}' for i in range(len(network.levels)))} |")
     print("|---|" + "---:|" * len(network.levels))
-    for op in network.levels[-1].op_cycles:
-        print(f"| {op} |", " | ".join(f"{x.op_cycles[op]:,}" for x in network.levels), "|")
+    counts = [level.op_cycles or level.op_instructions for level in network.levels]
+    for op in counts[-1]:
+        print(f"| {op} |", " | ".join(f"{own[op]:,}" for own in counts), "|")
+
+
+def print_tables(networks: Sequence[Network], *, ops: bool) -> None:
+    if any(level.cycles is None for network in networks for level in network.levels):
+        print(f"{NOT_ESTIMATED}\n")
+    print_levels(networks)
+    print()
+    print_rivals(networks)
+    for network in networks if ops else ():
+        print_ops(network)
 
 
 def to_json(network: Network) -> dict[str, Any]:
@@ -227,14 +254,10 @@ def main() -> None:
         print(json.dumps({"free": [*map(to_json, free)], "limited": [*map(to_json, limited)]},
                          indent=2))  # fmt: skip
         return
-    limit = f"arena at most {MOST_OF_ARENA:.0%} of TensorFlow Lite Micro's"
-    for title, networks in (("no limit of memory", free), (limit, limited)):
-        print(f"\n{title[0].upper()}{title[1:]}:\n")
-        print_levels(networks)
-        print()
-        print_rivals(networks)
-        for network in networks if options.ops else ():
-            print_ops(network)
+    limit = f"Arena at most {MOST_OF_ARENA:.0%} of TensorFlow Lite Micro's"
+    for title, networks in (("No limit of memory", free), (limit, limited)):
+        print(f"\n{title}:\n")
+        print_tables(networks, ops=options.ops)
 
 
 if __name__ == "__main__":

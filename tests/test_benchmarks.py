@@ -1,9 +1,11 @@
-"""benchmarks: what the scripts compute, without the emulator."""
+"""benchmarks: what the scripts compute, and what they print where cycles are not estimated."""
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from firmware_build import needs_emulator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -11,7 +13,9 @@ import cache_orders
 import kernels
 import models
 
-from redsc import groups, ir
+from redsc import cycles, groups, ir
+from redsc.bench import NOT_ESTIMATED
+from redsc.errors import ToolchainError
 
 
 def test_floors_are_sums_of_instructions():
@@ -45,7 +49,7 @@ def test_misses_are_read_by_their_names():
     assert cache_orders.d1_misses(text) == 11
 
 
-def test_a_levels_share_of_cycles_over_its_share_of_macs():
+def network_of_two_levels(*cycles: int | None) -> models.Network:
     report = {
         "model": {"path": "a/b.h5", "macs": 400},
         "flash": {"weights_bytes": 100, "tables_bytes": 20},
@@ -59,11 +63,53 @@ def test_a_levels_share_of_cycles_over_its_share_of_macs():
     bench = {
         "flash_bytes": 150,
         "levels": [
-            {"instructions": 9, "estimated_cycles": cycles, "estimated_op_cycles": {"conv": cycles}}
-            for cycles in (660, 1000)
+            {"instructions": 987, "ops": {"conv": 654}, "estimated_cycles": own,
+             "estimated_op_cycles": {} if own is None else {"conv": own}}
+            for own in cycles
         ],
-    }
-    network = models.network_of("ds_cnn", report, bench)
+    }  # fmt: skip
+    return models.network_of("ds_cnn", report, bench)
+
+
+def test_a_levels_share_of_cycles_over_its_share_of_macs(capsys: pytest.CaptureFixture[str]):
+    network = network_of_two_levels(660, 1000)
     assert network.ratio(network.levels[0]) == pytest.approx(1.32)
     assert (network.data_bytes, network.code_bytes) == (120, 30)
     assert models.to_json(network)["levels"][0]["share_ratio"] == pytest.approx(1.32)
+    models.print_tables([network], ops=True)
+    text = capsys.readouterr().out
+    assert NOT_ESTIMATED not in text
+    assert "| ds_cnn | 0 | 200 | 50.0% | 987 | 660 | 66.0% | 1.32 |" in text
+    assert "| conv | 660 | 1,000 |" in text
+
+
+def test_networks_without_cycles_have_instructions(capsys: pytest.CaptureFixture[str]):
+    network = network_of_two_levels(None, None)
+    assert models.to_json(network)["levels"][0]["share_ratio"] is None
+    models.print_tables([network], ops=True)
+    text = capsys.readouterr().out
+    assert text.startswith(NOT_ESTIMATED)
+    assert "| ds_cnn | 0 | 200 | 50.0% | 987 | – | – | – |" in text
+    assert "| conv | 654 | 654 |" in text
+
+
+@needs_emulator
+@pytest.mark.slow
+def test_kernels_without_cycles_have_instructions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    plugin = mock.Mock(side_effect=ToolchainError("no compiler"))
+    monkeypatch.setattr(cycles, "plugin", plugin)
+    rows = kernels.measure(kernels.conv((4, 4), 1, 16, 16))
+    assert plugin.called
+    assert all(row.instructions > 0 and row.cycles is None for row in rows)
+    full = rows[-1].instructions
+    share = next(row.instructions / full for row in rows if row.fewer == 4)
+    kernels.print_tables(rows)
+    text = capsys.readouterr().out
+    assert text.startswith(NOT_ESTIMATED)
+    assert f"| {full:,} | – | – | – | – | – |" in text
+    assert "Instructions over those of the full width" in text
+    assert f"| {share:.3f} |" in text
+    kernels.print_tables(rows, every_width=True)
+    assert f"| {full:,} | – | – | – |" in capsys.readouterr().out

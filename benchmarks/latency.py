@@ -35,6 +35,7 @@ PROVEN, GENERAL = "proven", "general"
 
 FITTED = (
     "lines 21x17", "lines 40x23", "lines 13x30", "lines 10x11", "lines 16x9",
+    "lines 28x28x1", "lines 13x40x1",
     "norm_everywhere small general", "vgg small general", "separable full general",
     "lines 12x19 general", "dense full general", "resnet8 small general", "dilated full general",
     "lines 21x17 proven", "lines 40x23 proven", "lines 13x30 proven", "lines 10x11 proven",
@@ -46,7 +47,8 @@ FITTED = (
     "separable full", "separable small", "sigmoid_output full", "tanh_output full", "vgg full",
 )  # fmt: skip
 TESTED = (
-    "lines 19x25", "lines 14x9", "lines 19x25 proven", "lines 14x9 proven", "vgg small proven",
+    "lines 19x25", "lines 14x9", "lines 20x17x1", "lines 19x25 proven", "lines 14x9 proven",
+    "vgg small proven",
     "ds_cnn full proven", "mobilenet_v1 small proven", "mobilenet_v1 small general",
     "dilated small general", "autoencoder full", "conv1d_causal small", "dense small",
     "densenet full", "depthwise_multiplier small", "dilated small", "ds_cnn full",
@@ -114,9 +116,9 @@ def network(name: str, folder: Path) -> tuple[ir.Graph, np.ndarray]:
     return graph, zoo.inputs(family, graph.input.shape, 8)
 
 
-def lines_network(height: int, width: int) -> ir.Graph:
+def lines_network(height: int, width: int, channels: int = 3) -> ir.Graph:
     """Convolutions and depthwise ones at sizes that leave all kinds of rests."""
-    net = graphs.GraphBuilder(LINES, (height, width, 3))
+    net = graphs.GraphBuilder(LINES, (height, width, channels))
     net.conv(10, (3, 3))
     for stride in (1, 2, 1, 2):
         net.depthwise(strides=(stride, stride))

@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from redsc import winograd
+from redsc import thin, winograd
 from redsc.plan_structs import Channels, Window
 
 Work = dict[str, int]
@@ -57,6 +57,8 @@ class Call:
         match self.kernel:
             case "conv2d" | "conv2d_proven" | "conv2d_one_product":
                 return _conv2d(self)
+            case "conv2d_thin_one_product":
+                return _conv2d_thin(self)
             case "conv2d_winograd":
                 return _conv2d_winograd(self)
             case kernel if kernel.startswith("depthwise_conv2d_3x3"):
@@ -243,6 +245,39 @@ def _inside(outputs: int, stride: int, pad: int, taps: int, dilation: int, size:
     """Of every output along one side: taps of its window in the image."""
     positions = np.arange(outputs)[:, None] * stride - pad + np.arange(taps) * dilation
     return ((positions >= 0) & (positions < size)).sum(axis=1)
+
+
+# --- Conv2D of a thin image: conv2d_thin.cc, conv2d_thin_rows.S ----------------------------------
+
+
+def _conv2d_thin(call: Call) -> Work:
+    window, inputs = _window(call), call.inputs.count
+    height, width = window.output_height, window.output_width
+    lanes = thin.lanes(width, window.kernel_width, window.stride_width, inputs)
+    pairs, rows = -(-call.outputs.count // thin.CHANNELS), call.tile[0]
+    strips = [(row, min(rows, height - row)) for row in range(0, height, rows)]
+    lines = [
+        0 <= line - window.pad_top < window.input_height
+        for row, count in strips
+        for line in range(row * window.stride_height, (row + count - 1) * window.stride_height + 3)
+    ]
+    starts = np.minimum(np.arange(thin.LANES) * lanes.windows, max(0, width - lanes.windows))
+    first = starts * window.stride_width - window.pad_left
+    end = first + (lanes.windows - 1) * window.stride_width + window.kernel_width
+    edges = int(np.sum((first < 0) | (end > window.input_width)))
+    return {
+        "block step": pairs * height * lanes.windows * thin.LINES * lanes.pairs,
+        "block": pairs * height * lanes.windows,
+        "row": pairs * height * lanes.phases,
+        "strip": pairs * len(strips) * lanes.phases,
+        "packed group": lines.count(True) * lanes.phases * lanes.groups,
+        "packed line": lines.count(True) * lanes.phases,
+        "edge": lines.count(True) * edges,
+        "edge word": lines.count(True) * edges * lanes.groups,
+        "word of zeros": lines.count(False) * lanes.line_bytes // 4,
+        "weight": thin.CHANNELS * pairs * thin.LINES * window.kernel_width * inputs,
+        "call": 1,
+    }
 
 
 # --- Conv2D by Winograd: conv2d_winograd.cc, conv2d_winograd_tiles.S -----------------------------

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from redsc import ir, winograd
+from redsc import ir, thin, winograd
 from redsc.constants import LinearConstants
 from redsc.groups import Axis, find_groups
 
@@ -61,6 +61,7 @@ def choose(
     is_plain: bool = True,
     has_winograd: bool = False,
     one_product: bool = False,
+    is_thin: bool = False,
     *,
     dsp: bool = True,
 ) -> str:
@@ -71,12 +72,15 @@ def choose(
     is_plain: channels read and written are each one run of the store's, or one repeated.
     has_winograd: that algorithm has the room it needs at every level, and is exact (see
     `winograd.tiling` and `is_winograd_exact`). one_product: requantisation as one product is exact
-    (see one_product.py). dsp: the core has DSP kernels.
+    (see one_product.py). is_thin: its image has few channels, and the kernel for these the room it
+    needs at every level (see `thin.rows`). dsp: the core has DSP kernels.
     """
     if not dsp:
         return f"portable::{PORTABLE[type(op)]}"
     match op:
         case ir.Conv2D():
+            if one_product and is_thin and channels >= thin.CHANNELS:
+                return "conv2d_thin" + ONE_PRODUCT
             if proven and has_winograd and channels >= 2 and winograd.is_quicker(op, output):
                 return "conv2d_winograd"
             fills_block = output[0] * output[1] >= 4 and channels >= 2
@@ -116,13 +120,16 @@ def scratch_bytes(
                 available = (room or {}).get(op.name, 0)
                 widest = op if store is None else store[op.name]
                 assert isinstance(widest, ir.Conv2D)
-                pays = store is None or winograd.is_quicker(widest, shapes[op.name])
-                way = winograd.tiling(op, shapes[op.name], available) if pays else None
-                if way is None:
-                    size = conv2d_scratch_bytes(op, shapes[op.name], available)
-                else:  # and what the direct kernel needs, which may turn out to run it
-                    least = conv2d_scratch_bytes(op, shapes[op.name], 0)
+                output = shapes[op.name]
+                # And what the direct kernel needs, which may turn out to run it.
+                least = conv2d_scratch_bytes(op, output, 0)
+                pays = store is None or winograd.is_quicker(widest, output)
+                if rows := thin.rows(op, output, available):
+                    size = max(least, thin.scratch_bytes(op, output, rows))
+                elif pays and (way := winograd.tiling(op, output, available)):
                     size = max(least, winograd.scratch_bytes(op, way))
+                else:
+                    size = conv2d_scratch_bytes(op, output, available)
             case ir.DepthwiseConv2D() if op.multiplier == 1:
                 size = depthwise_conv2d_scratch_bytes(op, shapes[op.name])
             case ir.Dense():
@@ -137,14 +144,17 @@ def tile(op: ir.LinearOp, output: ir.Shape, kernel: str, scratch: int) -> tuple[
     """Height and width, in output pixels, of what a kernel packs at once into so many bytes.
 
     A convolution takes its pixels in reading order, so its tiles are one line of a multiple of 4.
-    A depthwise 3x3 one takes whole lines, along the longer side: height is their number. Winograd's
-    tells channels whose weights it keeps, and its own tiles.
+    A depthwise 3x3 one takes whole lines, along the longer side: height is their number; one of a
+    thin image takes lines as they are. Winograd's tells channels whose weights it keeps, and its
+    own tiles.
     """
     match op:
         case ir.Conv2D() if kernel == "conv2d_winograd":
             way = winograd.tiling(op, output, scratch)
             assert way is not None, op.name
             return way.channels, way.tiles
+        case ir.Conv2D() if kernel.startswith("conv2d_thin"):
+            return thin.rows(op, output, scratch), output[1]
         case ir.Conv2D():
             return 1, _tile_pixels(op, output, scratch)
         case ir.DepthwiseConv2D() if kernel.startswith("depthwise_conv2d_3x3"):

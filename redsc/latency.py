@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import nnls
 
-from redsc import boards, geometry, groups, ir, kernels, winograd
+from redsc import boards, geometry, groups, ir, kernels, thin, winograd
 from redsc.groups import Grouping, Widths
 from redsc.kernel_work import Call
 from redsc.plan_structs import Channels, Run
@@ -173,6 +173,7 @@ def calls(
         reads, writes = channels(op.inputs[0]), channels(op.name)
         if chosen is None:
             has_winograd = isinstance(op, ir.Conv2D) and winograd.tiling(op, after, scratch)
+            is_thin = isinstance(op, ir.Conv2D) and thin.rows(op, after, scratch)
             kernel = kernels.choose(
                 store[op.name],
                 after,
@@ -181,6 +182,7 @@ def calls(
                 geometry.is_plain(reads, writes),
                 bool(has_winograd),
                 isinstance(op, ir.LinearOp) and op.activation is not ir.Activation.NONE,
+                bool(is_thin),
             )
         else:
             kernel = chosen[op.name]

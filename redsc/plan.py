@@ -20,6 +20,7 @@ from redsc import (
     kernels,
     linear_add,
     one_product,
+    thin,
     winograd,
 )  # fmt: skip
 from redsc.errors import ModelError
@@ -191,6 +192,7 @@ class _Builder:
             is_plain=not isinstance(op, ir.Dense) or self.is_plain(op),  # others do not ask
         )
         obstacles = {
+            "is_thin": self.against_thin(op),
             "has_winograd": self.against_winograd(op),
             "one_product": self.against_one_product(op),
             "proven": self.against_proof(op),
@@ -203,6 +205,19 @@ class _Builder:
             if obstacle is not None and obstacle != _UNSUITED and kernel != faster:
                 fallbacks.append(Fallback(faster, *obstacle))
         return kernel, tuple(fallbacks)
+
+    def against_thin(self, op: ir.Op) -> _Obstacle | None:
+        """Every level needs room for the kernel of thin images."""
+        if not isinstance(op, ir.Conv2D) or not thin.suits(op, self.shapes[op.name]):
+            return _UNSUITED
+        cramped = 0
+        for level, shapes, arena in zip(
+            self.network.levels, self.level_shapes, self.arenas, strict=True
+        ):
+            narrow = level.graph[op.name]
+            assert isinstance(narrow, ir.Conv2D)
+            cramped += thin.rows(narrow, shapes[op.name], arena.scratch_bytes[op.name]) == 0
+        return ("room", cramped) if cramped else None
 
     def against_winograd(self, op: ir.Op) -> _Obstacle | None:
         """Every level needs room for Winograd's algorithm, and sums that it can take."""

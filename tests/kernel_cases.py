@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from redsc import fixed_point, ir, kernels, linear_add, winograd
+from redsc import fixed_point, ir, kernels, linear_add, thin, winograd
 from redsc.constants import ADD_LEFT_SHIFT, AddConstants, LinearConstants
 from redsc.one_product import OneProduct, find
 
 ADDRESS = 0x21000000
 KERNELS = (
-    "conv2d", "conv2d_proven", "conv2d_one_product", "conv2d_winograd",
+    "conv2d", "conv2d_proven", "conv2d_one_product", "conv2d_thin_one_product",
+    "conv2d_winograd",
     "depthwise_conv2d", "depthwise_conv2d_proven",
     "depthwise_conv2d_3x3", "depthwise_conv2d_3x3_stride2",
     "depthwise_conv2d_3x3_one_product", "depthwise_conv2d_3x3_stride2_one_product",
@@ -268,6 +269,35 @@ def conv2d(image: Image, want_proven: bool, as_one_product: bool = False) -> Cas
     return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)
 
 
+def conv2d_thin(image: Image) -> Case:
+    random = image.random
+    while True:
+        inputs, outputs = axis(random, int(random.choice([2, 4, 10]))), axis(random, 9)
+        window = (3, int(random.integers(1, 5)))
+        strides = random.integers(1, 4, 2).tolist()
+        rows, columns = (side(random, 30, *each, 1) for each in zip(window, strides, strict=True))
+        op = ir.Conv2D(
+            "op", ("input",), np.zeros((*window, inputs.count, outputs.count)),
+            strides=tuple(strides), activation=ir.Activation.RELU,
+        )  # fmt: skip
+        shape = (rows.output, columns.output, outputs.count)
+        room = int(random.choice([1 << 15, random.integers(0, 1 << 13)]))
+        count = thin.rows(op, shape, room)
+        if count > 0 and outputs.count >= thin.CHANNELS:
+            break
+    weights = int8(random, outputs.store, *window, inputs.store)
+    kept = weights[outputs.indices][..., inputs.indices].reshape(outputs.count, -1)
+    constants, made = one_product(random, kept)
+    kernel = kernels.choose(op, shape, channels=outputs.count, one_product=True, is_thin=True)
+    scratch = thin.scratch_bytes(op, shape, count)
+    tile = kernels.tile(op, shape, kernel, scratch)
+    level = _linear_level(image, constants, inputs, outputs, tile, made)
+    fields = (*_window(rows, columns), inputs.store, image.array(weights, 1), level)
+    x = activations(random, constants.input_zero_point, rows.length, columns.length, inputs.count)
+    text = f"{rows} {columns} {inputs} {outputs} {constants} {count} rows"
+    return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)
+
+
 def conv2d_winograd(image: Image) -> Case:
     random = image.random
     while True:
@@ -398,7 +428,8 @@ def kinds() -> list[Callable[[Image], Case]]:
         return lambda image: make(image, *arguments)
 
     return [
-        with_(conv2d, False), with_(conv2d, True), with_(conv2d, True), conv2d_winograd,
+        with_(conv2d, False), with_(conv2d, True), with_(conv2d, True),
+        conv2d_thin, conv2d_winograd,
         with_(depthwise_conv2d, False, False), with_(depthwise_conv2d, True, False),
         with_(conv2d, True, True),
         with_(depthwise_conv2d, True, True), with_(depthwise_conv2d, True, True),

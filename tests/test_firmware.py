@@ -283,6 +283,7 @@ def test_these_networks_use_every_kernel() -> None:
         "portable::depthwise_conv2d",
     }
     every |= {"conv2d", "conv2d_proven", "conv2d_one_product", "conv2d_winograd"}
+    every |= {"conv2d_thin_one_product"}
     every |= {"depthwise_conv2d", "depthwise_conv2d_proven"}
     every |= {"depthwise_conv2d_3x3", "depthwise_conv2d_3x3_stride2"}
     every |= {"depthwise_conv2d_3x3_one_product", "depthwise_conv2d_3x3_stride2_one_product"}

@@ -14,7 +14,7 @@ from firmware_build import needs_emulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redsc import groups, ir, kernels, latency, memory, quantize, runner
+from redsc import groups, ir, kernels, latency, memory, quantize, runner, thin
 from redsc.kernel_work import Call
 from redsc.plan import build_plan
 
@@ -81,8 +81,9 @@ def test_every_kernel_has_cycles_for_each_of_its_loops():
     tiled.conv(4)
     others = [*full_calls(strided.graph()).values(), *full_calls(tiled.graph()).values()]
     short = [*found.values(), *others]
-    general = [replace(c, kernel=re.sub("_(proven|one_product)$", "", c.kernel)) for c in short]
-    proven = [replace(c, kernel=c.kernel.replace("_one_product", "_proven")) for c in short]
+    both = [c for c in short if "thin" not in c.kernel]  # that has one requantisation alone
+    general = [replace(c, kernel=re.sub("_(proven|one_product)$", "", c.kernel)) for c in both]
+    proven = [replace(c, kernel=c.kernel.replace("_one_product", "_proven")) for c in both]
     proven = [c for c in proven if "3x3" not in c.kernel]  # that has no such suffix
     calls = [*short, *general, *proven]
     assert {call.kernel for call in calls} == set(TARGET.cycles)
@@ -111,7 +112,10 @@ def test_loops_of_a_convolution_by_hand():
 def test_loops_of_packing_by_hand():
     net = graphs.GraphBuilder("net", (8, 22, 3))
     net.conv(5, strides=(2, 2))  # 4 x 11 pixels, all but the last line and column inside
-    (call,) = full_calls(net.graph()).values()
+    graph = net.graph()
+    grouping = groups.find_groups(graph)
+    direct, room = {net.last: "conv2d_one_product"}, {net.last: 1 << 14}
+    (call,) = latency.calls(graph, graph, grouping, grouping.full_widths, room, direct).values()
     work = call.work
     # Blocks from pixel 0 (0, 0), 12 (1, 1) and 24 (2, 2) go with the one behind them.
     assert work["packing"] == 3 + 5
@@ -120,6 +124,29 @@ def test_loops_of_packing_by_hand():
     assert work["packed line"] == 11 * 3
     assert work["packed word"] == 11 * 4
     assert work["packed rest"] == 11 * 3
+
+
+def test_loops_of_a_thin_convolution_by_hand():
+    net = graphs.GraphBuilder("net", (9, 22, 3))
+    net.conv(5, strides=(2, 2))  # 5 x 11 outputs, in lanes of 3 windows: 12 a line
+    graph = net.graph()
+    grouping = groups.find_groups(graph)
+    op = graph[net.last]
+    # A lane's 3 windows span 2 * 6 + 10 values, six groups of four.
+    room = {net.last: thin.scratch_bytes(op, (5, 11, 5), 2)}
+    (call,) = latency.calls(graph, graph, grouping, grouping.full_widths, room).values()
+    work = call.work
+    assert (call.kernel, call.tile) == ("conv2d_thin_one_product", (2, 11))
+    assert work["block"] == 3 * 5 * 3  # pairs of channels, lines, windows of a lane
+    assert work["block step"] == 3 * 5 * 3 * 15
+    assert work["row"] == 3 * 5
+    assert work["strip"] == 3 * 3
+    # 5, 5 and 3 lines under 2, 2 and 1 lines of outputs, one above the image and one below it.
+    assert work["packed line"] == 11
+    assert work["packed group"] == 11 * 6
+    assert work["word of zeros"] == 2 * 6 * 8
+    assert work["edge"] == 11  # the last lane ends a column behind the image
+    assert work["weight"] == 6 * 27
 
 
 def test_loops_of_winograd_by_hand():

@@ -37,6 +37,8 @@ namespace dsp {
 void conv2d(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void conv2d_one_product(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void conv2d_proven(const Conv2D&, const Conv2D::Level&, const Buffers&);
+// Windows of three lines of at most ten products each, without dilation; two channels or more.
+void conv2d_thin_one_product(const Conv2D&, const Conv2D::Level&, const Buffers&);
 // 3x3 of stride 1 without dilation and two channels or more, proven, with sums below 2^25.
 void conv2d_winograd(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void depthwise_conv2d(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
@@ -64,6 +66,7 @@ using dsp::average_pool2d;
 using dsp::conv2d;
 using dsp::conv2d_one_product;
 using dsp::conv2d_proven;
+using dsp::conv2d_thin_one_product;
 using dsp::conv2d_winograd;
 using dsp::dense;
 using dsp::dense_proven;
@@ -83,6 +86,10 @@ using portable::depthwise_conv2d;
 using portable::max_pool2d;
 inline void conv2d_proven(const Conv2D& op, const Conv2D::Level& level, const Buffers& buffers) {
   portable::conv2d(op, level, buffers);
+}
+inline void conv2d_thin_one_product(const Conv2D& op, const Conv2D::Level& level,
+                                    const Buffers& buffers) {
+  portable::conv2d_one_product(op, level, buffers);
 }
 inline void conv2d_winograd(const Conv2D& op, const Conv2D::Level& level, const Buffers& buffers) {
   portable::conv2d(op, level, buffers);

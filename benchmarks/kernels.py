@@ -109,10 +109,11 @@ def conv(
     window = size if isinstance(size, tuple) else (size, size)
     what = "pointwise" if window == (1, 1) else f"conv {window[0]}x{window[1]}"
     what += f" stride {stride}" if stride > 1 else ""
+    reads_image = inputs <= 3
     return Case(
         f"{what} {inputs}->{outputs}, {side[0]}x{side[1]}",
-        (*side, 1),
-        inputs if inputs > 1 else 0,
+        (*side, inputs if reads_image else 1),
+        0 if reads_image else inputs,
         lambda net: net.conv(outputs, window, (stride, stride)),
         "conv",
     )
@@ -159,6 +160,8 @@ CASES = (
     depthwise((48, 48), 16, 2),
     depthwise((6, 6), 128, 1),
     conv((49, 10), (10, 4), 1, 64, stride=2),
+    conv((96, 96), 3, 3, 8, stride=2),
+    conv((32, 32), 3, 3, 16),
     conv((32, 32), 3, 16, 16),
     conv((16, 16), 3, 32, 32),
     conv((8, 8), 3, 64, 64),

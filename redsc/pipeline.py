@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,9 @@ from redsc import (
     importance_plots,
     importer,
     ir,
-    kernels,
     latency,
     loss,
     measure,
-    memory,
     nesting,
     output,
     passes,
@@ -142,10 +139,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
 
     progress.stage("plan memory")
     board = boards.board(options.target)
-    limit = board.most_arena_bytes(options.max_ram_bytes)
-    scratch = partial(kernels.scratch_bytes, store=level_graphs[-1]) if board.dsp else None
-    may_fill = options.max_ram_bytes is not None
-    arenas = memory.plan_levels(level_graphs, scratch, limit, may_fill=may_fill)
+    arenas = board.plan_levels(level_graphs, options.max_ram_bytes)
     device_plan = plan.build_plan(network, arenas, dsp=board.dsp)
     for step in device_plan.steps:
         log.info("%s runs %s", step.name, step.kernel)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from redsc import (
     ir,
     kernels,
     latency,
-    memory,
     nesting,
     objective,
     supernet,
@@ -241,10 +239,7 @@ def _slowest_ms(
     graphs = [
         groups.select_units(store, own, groups.prefixes(level.widths)) for level in found.levels
     ]
-    limit = boards.board(options.target).most_arena_bytes(options.max_ram_bytes)
-    scratch = partial(kernels.scratch_bytes, store=store)
-    may_fill = options.max_ram_bytes is not None
-    arenas = memory.plan_levels(graphs, scratch, limit, may_fill=may_fill)
+    arenas = boards.board(options.target).plan_levels(graphs, options.max_ram_bytes)
     target = latency.target(options.target)
     assert target is not None  # config checked it
     return max(

@@ -7,12 +7,14 @@ functions build the reference networks at any size. All are lowered graphs.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from redsc import ir
+from redsc import groups, ir, quantize
+from redsc.quantized import QuantizedNetwork
 
 RELU = ir.Activation.RELU
 
@@ -303,3 +305,23 @@ def _append_block(
             net.leaky_relu()
         case "pad":
             net.pad()
+
+
+def halves(graph: ir.Graph) -> dict[str, int]:
+    """Widths of a level with half of all units."""
+    grouping = groups.find_groups(graph)
+    return {g.name: g.units if g.fixed else g.units // 2 for g in grouping.groups.values()}
+
+
+def two_levels(
+    graph: ir.Graph, widths: Mapping[str, int], shared_scales: bool = False
+) -> QuantizedNetwork:
+    """One of such widths and the full one, int8 for 0 … 1 everywhere: zero points are those of a
+    ReLU, so that saturation clamps."""
+    grouping = groups.find_groups(graph)
+    levels = []
+    for percent, kept in ((50.0, widths), (100.0, grouping.full_widths)):
+        narrow = groups.select_units(graph, grouping, groups.prefixes(kept))
+        ranges = dict.fromkeys((op.name for op in narrow.ops), (0.0, 1.0))
+        levels.append(quantize.FloatLevel(percent, kept, narrow, ranges))
+    return quantize.quantize(graph, grouping, levels, shared_scales=shared_scales)

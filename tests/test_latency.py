@@ -14,7 +14,7 @@ from firmware_build import needs_emulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redsc import groups, ir, kernels, latency, memory, quantize, runner, thin
+from redsc import groups, ir, kernels, latency, memory, runner, thin
 from redsc.kernel_work import Call
 from redsc.plan import build_plan
 
@@ -222,13 +222,7 @@ def test_the_estimate_is_near_what_the_emulator_executes(graph: ir.Graph, tmp_pa
     """Within 5 % of every level's cycles. It fails when a kernel changes: run
     benchmarks/latency.py --write then."""
     grouping = groups.find_groups(graph)
-    levels = []
-    for percent, widths in ((50.0, halved(grouping)), (100.0, grouping.full_widths)):
-        narrow = groups.select_units(graph, grouping, groups.prefixes(widths))
-        # As of a ReLU, so that saturation clamps.
-        ranges = dict.fromkeys((op.name for op in graph.ops), (0.0, 1.0))
-        levels.append(quantize.FloatLevel(percent, widths, narrow, ranges))
-    network = quantize.quantize(graph, grouping, levels)
+    network = graphs.two_levels(graph, halved(grouping))
     arenas = memory.plan_levels([level.graph for level in network.levels], kernels.scratch_bytes)
     plan = build_plan(network, arenas)
     program = firmware_build.build(plan, "emulator", tmp_path)

@@ -28,7 +28,6 @@ from redsc import (
     one_product,
     plan,
     plan_structs,
-    quantize,
     report,
 )
 from redsc.constants import LinearConstants
@@ -248,14 +247,8 @@ def test_channels_that_stay_at_an_end_of_int8_are_one_product() -> None:
 
 def test_levels_keep_sharing_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = reference.ds_cnn(channels=8, blocks=1)
-    grouping = groups.find_groups(graph)
-    widths = {g.name: g.units if g.fixed else g.units // 2 for g in grouping.groups.values()}
-    levels = []
-    for percent, kept in ((50.0, widths), (100.0, grouping.full_widths)):
-        narrow = groups.select_units(graph, grouping, groups.prefixes(kept))
-        ranges = {op.name: (0.0, 1.0) for op in narrow.ops}
-        levels.append(quantize.FloatLevel(percent, kept, narrow, ranges))
-    network = quantize.quantize(graph, grouping, levels, shared_scales=True)
+    widths = reference.halves(graph)
+    network = reference.two_levels(graph, widths, shared_scales=True)
     convolution = next(op.name for op in graph.ops if isinstance(op, ir.Conv2D))
     assert plan_of(network).kernels[convolution] == "conv2d_one_product"
     find = one_product.find

@@ -4,7 +4,7 @@ import graphs
 import numpy as np
 import pytest
 
-from redsc import groups, ir, kernels, memory, quantize, thin
+from redsc import ir, kernels, memory, thin
 from redsc.plan import build_plan
 from redsc.plan_structs import Fallback
 
@@ -67,14 +67,7 @@ def test_it_is_planned_where_every_level_has_room():
     net.flatten()
     net.dense(4, activation=ir.Activation.NONE)
     graph = net.graph()
-    grouping = groups.find_groups(graph)
-    levels = []
-    for percent, units in ((50.0, 4), (100.0, 8)):
-        widths = {**grouping.full_widths, **{g.name: units for g in grouping.free}}
-        narrow = groups.select_units(graph, grouping, groups.prefixes(widths))
-        ranges = dict.fromkeys((op.name for op in graph.ops), (0.0, 1.0))
-        levels.append(quantize.FloatLevel(percent, widths, narrow, ranges))
-    network = quantize.quantize(graph, grouping, levels)
+    network = graphs.two_levels(graph, graphs.halves(graph))
     fast = memory.plan_levels([level.graph for level in network.levels], kernels.scratch_bytes)
     least = memory.plan_level(network.levels[0].graph, kernels.scratch_bytes)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redsc import constants, groups, ir, kernels, memory, quantize, thin, winograd
+from redsc import constants, ir, kernels, memory, thin, winograd
 from redsc.plan import build_plan
 from redsc.plan_structs import Fallback
 
@@ -125,17 +125,8 @@ def test_sums_must_stay_below_the_limit(channels, exact):
 def test_one_kernel_runs_all_levels_so_each_must_have_room(monkeypatch):
     monkeypatch.setattr(thin, "MOST_PRODUCTS", 0)  # or another kernel runs the first one
     graph = graphs.vgg()
-    grouping = groups.find_groups(graph)
-    halves = {g.name: g.units // 2 for g in grouping.free}
-    levels = []
-    for percent, widths in (
-        (50.0, {**grouping.full_widths, **halves}),
-        (100.0, grouping.full_widths),
-    ):
-        narrow = groups.select_units(graph, grouping, groups.prefixes(widths))
-        ranges = dict.fromkeys((op.name for op in graph.ops), (0.0, 1.0))
-        levels.append(quantize.FloatLevel(percent, widths, narrow, ranges))
-    network = quantize.quantize(graph, grouping, levels)
+    halves = graphs.halves(graph)
+    network = graphs.two_levels(graph, halves)
     fast = memory.plan_levels([level.graph for level in network.levels], kernels.scratch_bytes)
     least = memory.plan_level(network.levels[0].graph, kernels.scratch_bytes)
 

@@ -40,8 +40,28 @@ from redsc.tf_network import tensorflow
 tensorflow().constant(0)
 start = peak()
 result = data.load(spec, (128, 128, 4), (2,), 0, batch_size=8)
-count = sum(len(x) for x, _ in result.train.batches(8, np.random.default_rng(0)))
+{work}
 print(count, result.train.stream is not None, peak() - start)
+"""
+
+PASS = "count = sum(len(x) for x, _ in result.train.batches(8, np.random.default_rng(0)))"
+
+TRAINING = """
+from redsc import finetune, groups, ir, recipe, training
+from tests import graphs
+training.STREAM_STEPS = {steps}
+net = graphs.GraphBuilder("net", (128, 128, 4))
+conv = net.conv(4, (4, 4), (8, 8))
+net.global_average()
+net.dense(2, activation=ir.Activation.NONE)
+net.softmax()
+grouping = groups.find_groups(net.graph())
+widths = [{{**grouping.full_widths, conv: units}} for units in (2, 4)]
+warnings = []
+options = recipe.Options(epochs=1, batch_size=8)
+finetune.finetune(net.graph(), grouping, widths, result, options, warnings=warnings)
+assert not warnings
+count = 8 * training.STREAM_STEPS
 """
 
 GENERATOR = """
@@ -57,10 +77,11 @@ def load():
 """
 
 
-def grown(spec: str, limit: int) -> tuple[int, bool, int]:
-    """Samples in a training pass, whether it is streamed, bytes by which the process grew."""
-    command = [sys.executable, "-c", SCRIPT, spec, str(limit)]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def grown(spec: str, limit: int, work: str = PASS) -> tuple[int, bool, int]:
+    """Samples that `work` took, whether they are streamed, bytes by which the process grew."""
+    command = [sys.executable, "-c", SCRIPT.format(work=work), spec, str(limit)]
+    root = Path(__file__).parents[1]  # where TRAINING finds the tests' networks
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout
     count, streamed, growth = printed.split()
     return int(count), streamed == "True", int(growth)
 
@@ -77,6 +98,16 @@ def test_a_generator_larger_than_memory_is_streamed(tmp_path: Path, limit: int) 
     else:
         assert not streamed
         assert growth > CEILING
+
+
+@pytest.mark.slow
+def test_training_keeps_nothing_of_a_generator_larger_than_memory(tmp_path: Path) -> None:
+    (tmp_path / "sets.py").write_text(GENERATOR.format(samples=SAMPLES))
+    work = TRAINING.format(steps=SAMPLES // 8)
+    count, streamed, growth = grown(f"{tmp_path}/sets.py:load", LIMIT, work)
+    assert streamed
+    assert count > SAMPLES - 16  # into a second pass
+    assert growth < CEILING
 
 
 @pytest.mark.slow

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from redsc import ir, kernels, memory, resources
+from redsc import resources
 from redsc.errors import InfeasibleError, UsageError
 from redsc.machines import MACHINES, Machine
-from redsc.memory import ArenaPlan
 
 # Of the Nano 33 BLE the core's share is estimated from published builds, not built here.
 # arduino-cli says of an empty sketch for arduino:mbed_nano:nano33ble 85,328 B of flash and 44,552 B
@@ -89,14 +87,6 @@ class Board:
     def most_arena_bytes(self, max_ram_bytes: int | None) -> int:
         """What an arena may take: what the user allows, or what the core leaves."""
         return max_ram_bytes or self.ram_bytes - self.core_ram_bytes
-
-    def plan_levels(
-        self, graphs: Sequence[ir.Graph], max_ram_bytes: int | None
-    ) -> tuple[ArenaPlan, ...]:
-        """Arenas of levels, the widest one last, for the kernels that its core can run."""
-        scratch = functools.partial(kernels.scratch_bytes, store=graphs[-1]) if self.dsp else None
-        limit, may_fill = self.most_arena_bytes(max_ram_bytes), max_ram_bytes is not None
-        return memory.plan_levels(graphs, scratch, limit, may_fill=may_fill)
 
 
 EMULATED = Path("platforms", "emulator", "boards", "emulated.json")

@@ -139,7 +139,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
 
     progress.stage("plan memory")
     board = boards.board(options.target)
-    arenas = board.plan_levels(level_graphs, options.max_ram_bytes)
+    arenas = widths.plan_arenas(options, level_graphs)
     device_plan = plan.build_plan(network, arenas, dsp=board.dsp)
     for step in device_plan.steps:
         log.info("%s runs %s", step.name, step.kernel)

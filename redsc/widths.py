@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from redsc import (
     ir,
     kernels,
     latency,
+    memory,
     nesting,
     objective,
     supernet,
@@ -230,6 +232,19 @@ def _find_quick_levels(
         settings = replace(settings, max_latency_ms=less_ms)
 
 
+def plan_arenas(
+    options: CompileOptions, graphs: Sequence[ir.Graph]
+) -> tuple[memory.ArenaPlan, ...]:
+    """Of levels, the widest one last, for the kernels that the target's core can run."""
+    board = boards.board(options.target)
+    scratch = partial(kernels.scratch_bytes, store=graphs[-1]) if board.dsp else None
+    limit, may_fill = (
+        board.most_arena_bytes(options.max_ram_bytes),
+        options.max_ram_bytes is not None,
+    )
+    return memory.plan_levels(graphs, scratch, limit, may_fill=may_fill)
+
+
 def _slowest_ms(
     options: CompileOptions, graph: ir.Graph, grouping: Grouping, found: Nesting
 ) -> float:
@@ -239,7 +254,7 @@ def _slowest_ms(
     graphs = [
         groups.select_units(store, own, groups.prefixes(level.widths)) for level in found.levels
     ]
-    arenas = boards.board(options.target).plan_levels(graphs, options.max_ram_bytes)
+    arenas = plan_arenas(options, graphs)
     target = latency.target(options.target)
     assert target is not None  # config checked it
     return max(

@@ -65,11 +65,11 @@ def train(
     keras = sys.modules["tf_keras"]
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
     network.compile(keras.optimizers.legacy.Adam(schedule), "sparse_categorical_crossentropy")
-    generator = np.random.default_rng(seed)
+    generator, size = np.random.default_rng(seed), min(batch_size, len(split))
 
     def batches() -> Any:
-        while True:
-            yield from split.batches(batch_size, generator)
+        while True:  # a pass drops what fills no batch
+            yield from split.batches(size, generator)
 
     epochs = min(10, steps)
     network.fit(batches(), steps_per_epoch=steps // epochs, epochs=epochs, verbose=2)

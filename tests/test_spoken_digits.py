@@ -1,21 +1,24 @@
-"""examples/speech: how recordings are split, augmented and made into features."""
+"""examples/speech: recordings are split, augmented and made into features, and trained on."""
 
 import sys
-import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from redsc import data
+from tests.data_files import speech, write_wav
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "speech"))
 
 import spoken_digits
+import train
 
 RATE_HZ = spoken_digits.SETTINGS.sample_rate_hz
 
 
 @pytest.fixture(scope="module")
-def recordings(tmp_path_factory) -> spoken_digits.Recordings:
+def folder(tmp_path_factory) -> Path:
     """Two digits of every speaker, ten each: tones of half a second, or of one and a half."""
     folder = tmp_path_factory.mktemp("recordings")
     time = np.arange(RATE_HZ * 3 // 2) / RATE_HZ
@@ -24,11 +27,12 @@ def recordings(tmp_path_factory) -> spoken_digits.Recordings:
             for index in range(10):
                 tone = np.sin(2 * np.pi * (200 + 50 * number + 20 * digit) * time) * 8000
                 tone = tone[: len(tone) // (3 if digit == 3 else 1)]
-                with wave.open(str(folder / f"{digit}_{speaker}_{index}.wav"), "wb") as file:
-                    file.setnchannels(1)
-                    file.setsampwidth(2)
-                    file.setframerate(RATE_HZ)
-                    file.writeframes(tone.astype("<i2").tobytes())
+                write_wav(folder / f"{digit}_{speaker}_{index}.wav", tone, RATE_HZ)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recordings(folder) -> spoken_digits.Recordings:
     return spoken_digits.read(folder)
 
 
@@ -84,3 +88,26 @@ def test_features_span_a_range_that_int8_can_hold(recordings):
         assert arrays["x_" + name].min() > -60  # digital zeros would be -247
     noisy = spoken_digits.dataset(recordings, {"test": masks["test"]}, noisy=True, seed=0)
     assert np.mean(noisy["x_test"][..., 0, 0]) > np.mean(arrays["x_test"][..., 0, 0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("of", "options", "classes", "tested"),
+    [("digits", ("--left-out", "theo"), 10, 20), ("commands", (), 12, 24)],
+)
+def test_what_is_trained_is_saved_with_its_accuracy(
+    folder, tmp_path, monkeypatch, capsys, of, options, classes, tested
+):
+    given = folder if of == "digits" else speech(tmp_path / "speech")
+    monkeypatch.setattr(train, "MODEL", tmp_path / "speech.h5")
+    monkeypatch.setattr(train, "DATA", tmp_path / "speech.npz")
+    monkeypatch.setattr(sys, "argv", ["train.py", str(given), "--steps", "4", *options])
+    train.main()
+    *_, told, following = capsys.readouterr().out.splitlines()
+    model, spec = following.removeprefix("next: redsc compile ").split(" --data ")
+    test = data.load(spec, (49, 10, 1), (classes,), seed=0).test
+    assert len(test) == tested
+    network = sys.modules["tf_keras"].models.load_model(model)
+    assert network.optimizer.iterations == 4
+    right = network.predict(test.x, verbose=0).argmax(axis=1) == test.y
+    assert told == f"test accuracy {100 * np.mean(right):.2f} %; wrote {model}"

@@ -3,13 +3,17 @@
 // roundings in 64 bits. Every tensor has a heap block of its own size, so that AddressSanitizer sees
 // each byte read or written beside one.
 //
-//   portable_kernels_test SEED COUNT    runs COUNT calls; prints the first that is wrong, exits 1
+//   portable_kernels_test SEED COUNT    runs COUNT calls; prints how many of each kernel there were;
+//                                       or the first that is wrong, and exits 1
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "reds/kernels.h"
@@ -27,13 +31,51 @@ int64_t divided(int64_t x, int64_t power_of_two) {  // to nearest, ties away fro
 
 int32_t wrapped(int64_t x) { return static_cast<int32_t>(static_cast<uint32_t>(x)); }
 
-// gemmlowp's SaturatingRoundingDoublingHighMul, whose ties go up, then RoundingDivideByPOT.
+int64_t saturated(int64_t x) {
+  return std::min<int64_t>(std::max<int64_t>(x, INT32_MIN), INT32_MAX);
+}
+
+// gemmlowp's SaturatingRoundingDoublingHighMul, whose ties go up.
+int64_t product(int64_t a, int64_t b) {
+  return saturated((a * b + (int64_t{1} << 30)) >> 31);  // floor
+}
+
+// That, then RoundingDivideByPOT.
 int64_t scaled(int32_t x, int32_t multiplier, int shift) {
   const int64_t shifted = shift > 0 ? wrapped(static_cast<int64_t>(x) * (int64_t{1} << shift)) : x;
-  const int64_t product = shifted * multiplier;
-  int64_t high = (product + (int64_t{1} << 30)) >> 31;  // floor: ties go up
-  if (high > INT32_MAX) high = INT32_MAX;
+  const int64_t high = product(shifted, multiplier);
   return shift < 0 ? divided(high, int64_t{1} << -shift) : high;
+}
+
+// A real number with so many bits behind the point, as gemmlowp checks its constants.
+int64_t fixed(double x, int fractional_bits) { return llround(ldexp(x, fractional_bits)); }
+
+// gemmlowp's exp_on_negative_values: e^a with 31 bits behind the point, of a <= 0 with 26.
+int64_t exponential(int64_t a) {
+  if (a == 0) return INT32_MAX;
+  const int64_t quarter = 1 << 24;
+  const int64_t quarters = (-a - 1) / quarter;  // what is left is from -1/4 to below 0
+  const int64_t x = 32 * (a + quarters * quarter) + fixed(0.125, 31);
+  const int64_t x2 = product(x, x), x3 = product(x2, x), x4 = product(x2, x2);
+  // e^-1/8 times 1 + x + x^2 / 2 + x^3 / 6 + x^4 / 24
+  const int64_t rest = divided(product(divided(x4, 4) + x3, fixed(1.0 / 3, 31)) + x2, 2);
+  int64_t result = fixed(exp(-0.125), 31);
+  result += product(result, x + rest);
+  for (int bit = 0; bit < 7; ++bit) {
+    if (quarters >> bit & 1) result = product(result, fixed(exp(-ldexp(0.25, bit)), 31));
+  }
+  return result;
+}
+
+// gemmlowp's one_over_one_plus_x_for_x_in_0_1, 31 bits behind the point: Newton and Raphson's
+// division of 1 by half of 1 + a, of which 29 are.
+int64_t inverse_of_one_plus(int64_t a) {
+  const int64_t half = (a + (int64_t{1} << 31)) / 2;
+  int64_t x = fixed(48.0 / 17, 29) + product(half, fixed(-32.0 / 17, 29));
+  for (int i = 0; i < 3; ++i) {
+    x += saturated(4 * product(x, fixed(1, 29) - product(half, x)));
+  }
+  return saturated(2 * x);  // 30 bits, as it is halved; then one more
 }
 
 int8_t clamped(int64_t x, int low, int high) {
@@ -459,19 +501,58 @@ Result lookup(Draw& draw) {
   return {"lookup", call<reds::Lookup, reds::portable::lookup>(op, {&x}, x.size()), wanted};
 }
 
+Result softmax(Draw& draw) {
+  const uint32_t rows = static_cast<uint32_t>(draw.between(1, 9));
+  // Of more equal elements TFLite shifts by more than 31, which it asserts not to.
+  const uint32_t depth = static_cast<uint32_t>(draw.between(1, draw.once_in(10) ? 511 : 40));
+  const int32_t left_shift = draw.once_in(4) ? draw.between(0, 31) : draw.between(18, 24);
+  // CalculateInputRadius; a smaller one leaves out more.
+  const int32_t radius = static_cast<int32_t>((int64_t{31} << 26) >> left_shift);
+  const int32_t diff_min = draw.once_in(4) ? -draw.between(0, std::min(radius, 255)) : -radius;
+  const reds::Softmax::Level level = {rows, depth, draw.multiplier(), left_shift, diff_min};
+  const Bytes x = draw.bytes(rows * depth, draw.zero_point());
+  Bytes wanted(x.size(), -128);
+  for (uint32_t row = 0; row < rows; ++row) {
+    const auto begin = x.begin() + row * depth;
+    const int largest = *std::max_element(begin, begin + depth);
+    std::vector<int64_t> exponentials(depth);
+    int64_t sum = 0;  // 19 bits behind the point
+    for (uint32_t i = 0; i < depth; ++i) {
+      if (begin[i] - largest < diff_min) continue;
+      exponentials[i] = exponential(scaled(begin[i] - largest, level.multiplier, left_shift));
+      sum += divided(exponentials[i], 1 << 12);
+    }
+    // GetReciprocal: of the sum as (1 + fraction) times a power of two
+    int bits = 12;
+    for (; sum < int64_t{1} << 31; sum *= 2) --bits;
+    const int64_t inverse = inverse_of_one_plus(sum - (int64_t{1} << 31));
+    for (uint32_t i = 0; i < depth; ++i) {
+      if (begin[i] - largest < diff_min) continue;
+      const int64_t share = divided(product(inverse, exponentials[i]), int64_t{1} << (bits + 23));
+      wanted[row * depth + i] = clamped(share - 128, -128, 127);
+    }
+  }
+  const reds::Softmax op = {&level};
+  return {"softmax", call<reds::Softmax, reds::portable::softmax>(op, {&x}, x.size()), wanted};
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
   Draw draw = {std::mt19937(static_cast<uint32_t>(strtoul(arguments[1], nullptr, 10)))};
-  Result (*const kinds[])(Draw&) = {conv2d, conv2d,      depthwise_conv2d, dense,  add,
-                                    pool2d, pad, concatenate,      leaky_relu, lookup};
+  const std::vector<Result (*)(Draw&)> kinds = {conv2d, conv2d, depthwise_conv2d, dense,
+                                                add,    pool2d, pad,              concatenate,
+                                                lookup, softmax, leaky_relu};
   const int count = atoi(arguments[2]);
+  std::map<std::string, int> counts;
   for (int i = 0; i < count; ++i) {
-    const Result result = kinds[i % 10](draw);
+    const Result result = kinds[static_cast<size_t>(i) % kinds.size()](draw);
     if (result.output != result.wanted) {
       printf("call %d: %s\n", i, result.kernel);
       return 1;
     }
+    ++counts[result.kernel];
   }
+  for (const auto& kernel : counts) printf("%s %d\n", kernel.first.c_str(), kernel.second);
   return 0;
 }

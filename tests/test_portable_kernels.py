@@ -14,7 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 CALLS = 1000
+LEAST = 20
+"""Calls of every kernel among them."""
+
 SOURCE = Path(__file__).parent / "portable_kernels_test.cc"
+HEADER = (REDS / "include/reds/kernels.h").read_text()
+KERNELS = set(re.findall(r"^void (\w+)\(", HEADER.partition("}  // namespace portable")[0], re.M))
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,9 @@ def run(program: Path, seed: int) -> subprocess.CompletedProcess[str]:
 def test_a_hundred_thousand_calls(program: Path, seed: int) -> None:
     finished = run(program, seed)
     assert finished.returncode == 0, finished.stdout + finished.stderr[-2000:]
+    counts = dict(line.split() for line in finished.stdout.splitlines())
+    assert counts.keys() == KERNELS
+    assert min(map(int, counts.values())) >= LEAST
 
 
 @needs_host
@@ -66,6 +74,8 @@ def test_a_hundred_thousand_calls(program: Path, seed: int) -> None:
             "one_product",
         ),
         ("src/portable/average_pool2d.cc", "count / 2", "(count - 1) / 2", "average_pool2d"),
+        ("src/portable/softmax.cc", "diff_min) continue", "diff_min + 1) continue", "softmax"),
+        ("src/portable/softmax.cc", "+ x2, 1)", "+ x2, 2)", "softmax"),
     ],
 )
 def test_it_finds_a_mistake(tmp_path: Path, file: str, right: str, wrong: str, told: str) -> None:

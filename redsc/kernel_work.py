@@ -298,7 +298,11 @@ def _conv2d_winograd(call: Call) -> Work:
     lines_inside = _inside(rows, side, window.pad_top, reach, 1, window.input_height)
     columns_inside = _inside(columns, side, window.pad_left, reach, 1, window.input_width)
     copies = ~np.outer(lines_inside == reach, columns_inside == reach)
-    copies[-1, -1] |= inputs.count % 4 > 0
+    last_lines = side * np.arange(rows) - window.pad_top + reach - 1
+    last_columns = side * np.arange(columns) - window.pad_left + reach - 1
+    last_pixels = last_lines[:, None] * window.input_width + last_columns
+    image_bytes = window.input_height * window.input_width * inputs.count
+    copies |= last_pixels * inputs.count + 4 * words > image_bytes
     line_words = -(-columns_inside * inputs.count // 4)
     filled = int(copies.sum()) * reach**2 * words - int(
         np.outer(lines_inside, line_words)[copies].sum()

@@ -167,6 +167,15 @@ def test_loops_of_winograd_by_hand():
     assert work["copied run"] == 6  # 18 channels are no whole words
 
 
+@pytest.mark.parametrize(("channels", "copied"), [(20, 12), (18, 13)])
+def test_winograd_copies_a_window_whose_words_would_leave_the_image(channels: int, copied: int):
+    net = graphs.GraphBuilder("net", (13, 13, channels))
+    net.conv(8)  # 4 x 4 tiles; the windows of 4 in the middle are inside, one ends with the image
+    (call,) = full_calls(net.graph()).values()
+    assert call.kernel == "conv2d_winograd"
+    assert call.work["edge window"] == copied
+
+
 def test_winograd_is_counted_where_there_is_room():
     net = graphs.GraphBuilder("net", (8, 8, 16))
     net.conv(8)

@@ -104,14 +104,15 @@ void fill_around(int8_t* window, uint32_t step, const Taps& lines, const Taps& c
 }
 
 // Transforms the windows of tiles. `window` has room for one: it takes those at the image's edge, and
-// the last one if reading whole words would leave the image.
+// those of which reading whole words would leave the image.
 void transform_windows(const Conv2D& op, const LinearLevel& level, const Sizes& sizes,
                        const int8_t* image, uint32_t first, uint32_t end, int8_t* window,
                        uint32_t* transformed) {
   const Window& w = op.window;
   const uint32_t line_step = static_cast<uint32_t>(w.input_width) * sizes.inputs;
   const uint32_t too_much = kPoints * static_cast<uint32_t>(level.input_zero_point + 128);
-  const bool is_even = sizes.inputs % 4 == 0;
+  const int8_t* const image_end = image + static_cast<uint32_t>(w.input_height) * line_step;
+  const uint32_t reach = (kWindow - 1) * (line_step + sizes.inputs) + 4 * sizes.words;
   for (uint32_t tile = first; tile < end; ++tile) {
     const int32_t y = static_cast<int32_t>(tile / sizes.columns * kSide) - w.pad_top;
     const int32_t x = static_cast<int32_t>(tile % sizes.columns * kSide) - w.pad_left;
@@ -119,7 +120,7 @@ void transform_windows(const Conv2D& op, const LinearLevel& level, const Sizes& 
     const int8_t* pixels = image + (lines.position * w.input_width + columns.position) *
                                        static_cast<int32_t>(sizes.inputs);
     uint32_t step = line_step;
-    if (lines.count < kWindow || columns.count < kWindow || (!is_even && tile + 1 == sizes.count)) {
+    if (lines.count < kWindow || columns.count < kWindow || pixels + reach > image_end) {
       step = kWindow * sizes.inputs;
       fill_around(window, step, lines, columns, sizes.inputs, level.input_zero_point);
       reds_copy_lines(window + lines.first * step + columns.first * sizes.inputs, step, pixels,

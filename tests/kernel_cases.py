@@ -1,5 +1,7 @@
 """Random calls of single kernels, as an image of the memory that tests/kernels_test.cc reads.
 
+What a kernel may not read begins right before every list, table and tensor, or right behind it.
+
 Every case draws sizes, windows, channel lists, zero points, requantisation and data, whatever the
 compiler could write into a plan; `kernels.choose` names the kernel, as it would there.
 """
@@ -15,9 +17,17 @@ import numpy as np
 
 from redsc import fixed_point, ir, kernels, linear_add, thin, winograd
 from redsc.constants import ADD_LEFT_SHIFT, AddConstants, LinearConstants
+from redsc.emit import OVERREAD_BYTES
 from redsc.one_product import OneProduct, find
 
 ADDRESS = 0x21000000
+PAGE_BYTES = 1024
+"""Of a fence. QEMU checks an access that reaches from one such page into the next in both."""
+
+MOST_FENCES = 7
+"""Of a case: regions of the memory protection unit, of which one more keeps all of this memory
+from being written."""
+
 KERNELS = (
     "conv2d", "conv2d_proven", "conv2d_one_product", "conv2d_thin_one_product",
     "conv2d_winograd",
@@ -29,11 +39,13 @@ KERNELS = (
 
 
 class Image:
-    """Bytes at addresses, among random ones, so that reading beside them gives garbage."""
+    """Bytes at addresses, among random ones, so that reading beside them gives garbage. fences: of
+    the case that is drawn, addresses of pages that nothing may read while it runs."""
 
     def __init__(self, random: np.random.Generator, reserved: int) -> None:
         self.bytes = bytearray(reserved)
         self.random = random
+        self.fences: list[int] = []
 
     def place(self, content: bytes, alignment: int = 4) -> int:
         """The address of a copy."""
@@ -45,10 +57,25 @@ class Image:
         return address
 
     def words(self, *values: int) -> int:
-        return self.place(struct.pack(f"<{len(values)}i", *(_signed(v) for v in values)))
+        return self.place(_words(values))
 
-    def array(self, values: np.ndarray, alignment: int = 4) -> int:
-        return self.place(np.ascontiguousarray(values).tobytes(), alignment)
+    def fence(self, content: bytes, readable: int = 0) -> int:
+        """The address of a copy right behind a fence, or with one right behind it and so many
+        bytes that may be read."""
+        content += self.random.bytes(readable)
+        barrier = self.random.bytes(PAGE_BYTES)
+        is_behind = self.random.random() < 0.5
+        first, second = (barrier, content) if is_behind else (content, barrier)
+        self.bytes += self.random.bytes(-(len(self.bytes) + len(first)) % PAGE_BYTES)
+        start = ADDRESS + len(self.bytes)
+        middle = start + len(first)
+        self.bytes += first + second
+        self.fences.append(start if is_behind else middle)
+        return middle if is_behind else start
+
+
+def _words(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}i", *(_signed(value) for value in values))
 
 
 def _signed(value: int) -> int:
@@ -57,7 +84,7 @@ def _signed(value: int) -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """kernel: its name; op and inputs: addresses; text tells what was drawn."""
+    """kernel: its name; op, inputs and fences: addresses; text tells what was drawn."""
 
     kernel: str
     op: int
@@ -65,14 +92,24 @@ class Case:
     output_bytes: int
     scratch_bytes: int
     text: str
+    fences: tuple[int, ...] = ()
 
 
 def image(cases: Sequence[Callable[[Image], Case]], seed: int) -> tuple[bytes, list[Case]]:
     """The memory of all cases, and what they are."""
-    made = Image(np.random.default_rng(seed), 4 + 20 * len(cases))
-    drawn = [make(made) for make in cases]
+    words = 5 + MOST_FENCES
+    made = Image(np.random.default_rng(seed), 4 * (1 + words * len(cases)))
+    drawn = []
+    for make in cases:
+        made.fences = []
+        case = make(made)
+        drawn.append(replace(case, fences=tuple(made.fences)))
     head = struct.pack("<I", len(drawn)) + b"".join(
-        struct.pack("<5I", KERNELS.index(c.kernel), c.op, c.inputs, c.output_bytes, c.scratch_bytes)
+        struct.pack(
+            f"<{words}I",
+            *(KERNELS.index(c.kernel), c.op, c.inputs, c.output_bytes, c.scratch_bytes),
+            *(*c.fences, *[0] * (MOST_FENCES - len(c.fences))),
+        )
         for c in drawn
     )
     return head + bytes(made.bytes[len(head) :]) + bytes(64), drawn
@@ -104,7 +141,7 @@ class Axis:
         return len(self.runs) == 1 and self.repeat == 1
 
     def place(self, image: Image) -> int:
-        runs = image.words(*(value for run in self.runs for value in run))
+        runs = image.fence(_words([value for run in self.runs for value in run]))
         return image.words(runs, len(self.runs), self.repeat, self.stride, self.count)
 
 
@@ -226,15 +263,23 @@ def _linear_level(
     """Two levels: one product's, if that is given, and TFLite's."""
     c = constants
     channels = 0 if inputs is None else inputs.place(image), outputs.place(image)
-    plain = image.array(c.bias), image.array(c.multiplier), image.array(c.shift, 1)
-    own = plain if made is None else (image.array(made.offset), image.array(made.multiplier), 0)
+    tables = [values.tobytes() for values in (c.bias, c.multiplier, c.shift)]
+    if made is None:
+        own = plain = [image.fence(table) for table in tables]
+    else:
+        own = [image.fence(made.offset.tobytes()), image.fence(made.multiplier.tobytes()), 0]
+        plain = [image.place(table) for table in tables]
     small = (c.input_zero_point, c.output_zero_point, c.activation_min, c.activation_max)
     levels = [struct.pack("<5I4b2H", *channels, *each, *small, *tile) for each in (own, plain)]
     return image.place(b"".join(levels))
 
 
 def _inputs(image: Image, *tensors: np.ndarray) -> int:
-    return image.words(*(image.array(tensor, 16) for tensor in tensors))
+    return image.words(*(image.fence(tensor.tobytes()) for tensor in tensors))
+
+
+def _weights(image: Image, values: np.ndarray) -> int:
+    return image.fence(values.tobytes(), OVERREAD_BYTES)
 
 
 # --- cases by kind -------------------------------------------------------------------------------
@@ -263,7 +308,7 @@ def conv2d(image: Image, want_proven: bool, as_one_product: bool = False) -> Cas
     level = _linear_level(
         image, constants, inputs, outputs, kernels.tile(op, shape, kernel, scratch), made
     )
-    fields = (*_window(rows, columns), inputs.store, image.array(weights, 1), level)
+    fields = (*_window(rows, columns), inputs.store, _weights(image, weights), level)
     x = activations(random, constants.input_zero_point, rows.length, columns.length, inputs.count)
     text = f"{rows} {columns} {inputs} {outputs} {constants} room {room}"
     return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)
@@ -319,7 +364,7 @@ def conv2d_winograd(image: Image) -> Case:
     scratch = winograd.scratch_bytes(op, way)
     tile = kernels.tile(op, shape, kernel, scratch)
     level = _linear_level(image, constants, inputs, outputs, tile)
-    fields = (*_window(rows, columns), inputs.store, image.array(weights, 1), level)
+    fields = (*_window(rows, columns), inputs.store, _weights(image, weights), level)
     x = activations(random, constants.input_zero_point, rows.length, columns.length, inputs.count)
     text = f"{rows} {columns} {inputs} {outputs} {constants} {way}"
     return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)
@@ -352,7 +397,7 @@ def depthwise_conv2d(
     level = _linear_level(
         image, constants, None, outputs, kernels.tile(op, shape, kernel, scratch), made
     )
-    fields = (*_window(rows, columns), 1, outputs.store, image.array(weights, 1), level)
+    fields = (*_window(rows, columns), 1, outputs.store, _weights(image, weights), level)
     x = activations(random, constants.input_zero_point, rows.length, columns.length, outputs.count)
     text = f"{rows} {columns} {outputs} {constants}"
     return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)
@@ -370,7 +415,7 @@ def dense(image: Image, want_proven: bool) -> Case:
     kernel = kernels.choose(op, (outputs.count,), proven, outputs.count, is_plain)
     scratch = sum(2 * inputs.repeat * (-(-length // 4) * 4) for _, length in inputs.runs)
     level = _linear_level(image, constants, inputs, outputs, (0, 0))
-    fields = (inputs.store, image.array(weights, 1), level)
+    fields = (inputs.store, _weights(image, weights), level)
     x = activations(random, constants.input_zero_point, inputs.count)
     text = f"{inputs} {outputs} {constants}"
     return Case(kernel, image.words(*fields), _inputs(image, x), outputs.count, scratch, text)

@@ -13,8 +13,8 @@ from redsc.machines import CORTEX_M4
 from tests import firmware_build, kernel_cases
 from tests.firmware_build import needs_emulator
 
-ROUNDS_PER_RUN = 250
-"""So many cases of each kind, about 10 MB of the emulated board's 16."""
+ROUNDS_PER_RUN = 50
+"""So many cases of each kind, about 13 MB of the emulated board's 16."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_kernels_compute_the_portable_ones_bytes(program: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_thousands_of_calls_of_every_kernel(program: Path, tmp_path: Path) -> None:
     total: Counter[str] = Counter()
-    for seed in range(1, 50):
+    for seed in range(1, 250):
         total += check(program, tmp_path, ROUNDS_PER_RUN, seed)
         if min(total[name] for name in kernel_cases.KERNELS) >= 5000:
             return

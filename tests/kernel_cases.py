@@ -337,7 +337,7 @@ def conv2d_thin(image: Image) -> Case:
     scratch = thin.scratch_bytes(op, shape, count)
     tile = kernels.tile(op, shape, kernel, scratch)
     level = _linear_level(image, constants, inputs, outputs, tile, made)
-    fields = (*_window(rows, columns), inputs.store, image.array(weights, 1), level)
+    fields = (*_window(rows, columns), inputs.store, _weights(image, weights), level)
     x = activations(random, constants.input_zero_point, rows.length, columns.length, inputs.count)
     text = f"{rows} {columns} {inputs} {outputs} {constants} {count} rows"
     return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)

@@ -22,6 +22,9 @@ LayerRule = Callable[[Layer], Verdict]
 ShapeRule = Callable[[Layer, Sequence[Shape]], Verdict]
 
 MAX_TENSOR_ELEMENTS = 1 << 24
+MAX_SOFTMAX_SIZE = 511
+"""Of 512 equal inputs TensorFlow Lite's int8 softmax would shift by 32 bits, which is not defined:
+its interpreter aborts (tensorflow/lite/kernels/internal/reference/softmax.h)."""
 ACTIVATIONS = ("linear", "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "softmax")
 ACTIVATION_LAYERS = ("Activation", "ReLU", "LeakyReLU", "Softmax")
 
@@ -202,6 +205,15 @@ def constraint_output_size(layer: Layer, inputs: Sequence[Shape]) -> Verdict:
     return fits, f"has shape {shape}"
 
 
+def constraint_softmax_size(layer: Layer, inputs: Sequence[Shape]) -> Verdict:
+    """A softmax is of at most 511 values"""
+    if activation_of(layer).kind != "softmax":
+        return True, ""
+    size = output_shape(layer, inputs)[-1]
+    fix = "leave it out: the largest input is the largest output"
+    return size <= MAX_SOFTMAX_SIZE, f"is of {size}, which int8 cannot tell apart; {fix}"
+
+
 # --- Which rules hold for which layer ---
 
 EVERY_LAYER: tuple[LayerRule, ...] = (
@@ -217,21 +229,22 @@ _POOL: tuple[LayerRule, ...] = (constraint_channels_last, constraint_padding)
 _GLOBAL_POOL: tuple[LayerRule, ...] = (constraint_channels_last,)
 _1D: tuple[ShapeRule, ...] = (constraint_rank_1d, constraint_output_size)
 _2D: tuple[ShapeRule, ...] = (constraint_rank_2d, constraint_output_size)
+_CONV_1D, _CONV_2D = (*_1D, constraint_softmax_size), (*_2D, constraint_softmax_size)
 
 RULES: dict[str, tuple[tuple[LayerRule, ...], tuple[ShapeRule, ...]]] = {
     "InputLayer": ((), (constraint_input_shape, constraint_output_size)),
-    "Conv1D": (_CONV, _1D),
-    "Conv2D": (_CONV, _2D),
-    "DepthwiseConv1D": (_CONV, _1D),
-    "DepthwiseConv2D": (_CONV, _2D),
-    "SeparableConv1D": (_CONV, _1D),
-    "SeparableConv2D": (_CONV, _2D),
-    "Dense": ((constraint_activation,), (constraint_output_size,)),
+    "Conv1D": (_CONV, _CONV_1D),
+    "Conv2D": (_CONV, _CONV_2D),
+    "DepthwiseConv1D": (_CONV, _CONV_1D),
+    "DepthwiseConv2D": (_CONV, _CONV_2D),
+    "SeparableConv1D": (_CONV, _CONV_1D),
+    "SeparableConv2D": (_CONV, _CONV_2D),
+    "Dense": ((constraint_activation,), (constraint_output_size, constraint_softmax_size)),
     "BatchNormalization": ((), (constraint_channel_axis,)),
-    "Activation": ((constraint_activation,), ()),
+    "Activation": ((constraint_activation,), (constraint_softmax_size,)),
     "ReLU": ((constraint_relu,), ()),
     "LeakyReLU": ((), ()),
-    "Softmax": ((), (constraint_channel_axis,)),
+    "Softmax": ((), (constraint_channel_axis, constraint_softmax_size)),
     "Add": ((), (constraint_equal_shapes,)),
     "Concatenate": (
         (), (constraint_channel_axis, constraint_concatenate_shapes, constraint_output_size),

@@ -78,6 +78,7 @@ BROKEN: list[tuple[Any, Layer, Sequence[Shape] | None]] = [
         layer("ZeroPadding2D", padding=((60000, 0), (60000, 0))),
         [IMAGE],
     ),
+    (support.constraint_softmax_size, layer("Softmax"), [(512,)]),
 ]
 
 
@@ -178,6 +179,7 @@ def test_what_users_bring_and_redsc_refuses(keras_of: Any, tmp_path: Path) -> No
         (model(nn.ReLU(max_value=2.0), nn.Dense(2)), "max_value=2.0"),
         (model(nn.Softmax(axis=1), nn.Dense(2)), "axis is the channel axis"),
         (model(nn.Dense(3, activation="softmax"), nn.Dense(2)), "last layer only"),
+        (model(nn.Flatten(), nn.Dense(512, activation="softmax")), "at most 511 values; here it"),
         (functional(lambda a: dense(dense(a)), (4,)), "is called 2 times"),
         (functional(lambda a, b: nn.Dense(1)(nn.Concatenate()([a, b])), (4,), (3,)), "2 inputs"),
         (functional(lambda a: nn.Dense(1)(nn.Multiply()([a, a])), (4,)), "squeeze-and-excite"),

@@ -57,7 +57,7 @@ bench-kernels: install  ## print each kernel's cycles at many widths, on the emu
 	$(BIN)/python benchmarks/kernels.py
 
 bench-models: install  ## print the MLPerf Tiny networks beside TFLite Micro (MODELS="ds_cnn=FILE …": trained ones)
-	$(BIN)/python benchmarks/models.py $(MODELS)
+	$(BIN)/python benchmarks/models.py --ops --steps $(MODELS)
 
 emulator native: install  ## run the last compile's sketch on the emulator, or on this computer
 	$(OFFLINE) $(PROJECT) $@

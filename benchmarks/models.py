@@ -1,9 +1,10 @@
 """MLPerf Tiny's four networks, compiled to four levels, beside TensorFlow Lite Micro.
 
-    python benchmarks/models.py [--ops | --json] [--only NAME,…] [NAME=FILE …]
+    python benchmarks/models.py [--ops] [--steps] [--json] [--only NAME,…] [NAME=FILE …]
 
 Every network is compiled without data and measured by `redsc bench --emulator`; a second time
-with an arena of at most 0.9 of TensorFlow Lite Micro's. NAME is one of ds_cnn, resnet8,
+with an arena of at most 0.9 of TensorFlow Lite Micro's. --steps also compiles it with widths in
+steps of 1, 2 and 4 channels. NAME is one of ds_cnn, resnet8,
 mobilenet_v1, autoencoder; its FILE is a trained one. Networks without a file are those of
 tests/zoo.py, of the same shapes with random weights: kernels take the same time whatever the
 weights are, unless they cannot be proved for the short requantisation; widths may differ.
@@ -30,6 +31,8 @@ from redsc.bench import NOT_ESTIMATED
 MOST_OF_ARENA = 0.9
 BARS = {25.0: 1.25, 50.0: 1.10}
 """What a level's share of the cycles may be of its share of the MACs, by percent of the MACs."""
+
+CHANNEL_STEPS = (1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,11 @@ def quotient(part: float | None, whole: float | None) -> float | None:
     return None if part is None or whole is None else part / whole
 
 
-def measure(name: str, model: Path, max_ram_bytes: int | None = None) -> Network:
-    limit = [] if max_ram_bytes is None else ["--max-ram-bytes", str(max_ram_bytes)]
+def measure(name: str, model: Path, *more: str) -> Network:
+    """more: options of the compile."""
     with tempfile.TemporaryDirectory() as folder:
         build = f"{folder}/build"
-        options = ["--no-verify", "--runtime", "standalone", *limit, "-o", build]
+        options = ["--no-verify", "--runtime", "standalone", *more, "-o", build]
         report = run("compile", str(model), *options)
         return network_of(name, report, run("bench", build, "--emulator"))
 
@@ -185,6 +188,20 @@ def print_rivals(networks: Sequence[Network]) -> None:
               f"{code:,} | {code / rival.code_bytes:.2f} |")  # fmt: skip
 
 
+def print_steps(by_step: Mapping[int, Sequence[Network]]) -> None:
+    """What widths in steps of so many channels cost, at the levels that have a bar."""
+    print("| network | channel step | level | MACs | estimated cycles | ratio | full level's |")
+    print("|---|" + "---:|" * 6)
+    for networks in zip(*by_step.values(), strict=True):
+        for step, network in zip(by_step, networks, strict=True):
+            full = shown(network.levels[-1].cycles, ",")
+            for level in network.levels:
+                if level.percent in BARS:
+                    print(f"| {network.name} | {step} | {level.percent:g} % | {level.macs:,} |",
+                          f"{shown(level.cycles, ',')} | {shown(network.ratio(level), '.2f')} |",
+                          f"{full} |")  # fmt: skip
+
+
 def print_ops(network: Network) -> None:
     """Estimated cycles of every op at every level, else instructions."""
     print(f"\n| {network.name} | {' | '.join(f'level {i}' for i in range(len(network.levels)))} |")
@@ -232,6 +249,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", metavar="NAME=FILE", help="trained networks")
     parser.add_argument("--only", metavar="NAME,…", default=",".join(TFLM))
     parser.add_argument("--ops", action="store_true", help="every op's cycles, too")
+    parser.add_argument("--steps", action="store_true", help="other channel steps, too")
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     options = parser.parse_args()
     names = options.only.split(",")
@@ -241,6 +259,7 @@ def main() -> None:
             parser.error(f"{name!r} is not one of {', '.join(TFLM)}")
     free: list[Network] = []
     limited: list[Network] = []
+    by_step: dict[int, list[Network]] = {step: [] for step in CHANNEL_STEPS if options.steps}
     with tempfile.TemporaryDirectory() as folder:
         missing = [name for name in names if name not in files]
         files.update(zip(missing, build_zoo(Path(folder), *missing), strict=True))
@@ -249,15 +268,23 @@ def main() -> None:
             print(f"measuring {name}", file=sys.stderr, flush=True)
             free.append(measure(name, model))
             most = int(MOST_OF_ARENA * TFLM[name].arena_bytes)
-            limited.append(measure(name, model, most))
+            limited.append(measure(name, model, "--max-ram-bytes", str(most)))
+            for step, stepped in by_step.items():
+                stepped.append(measure(name, model, "--channel-step", str(step)))
     if options.json:
-        print(json.dumps({"free": [*map(to_json, free)], "limited": [*map(to_json, limited)]},
-                         indent=2))  # fmt: skip
+        found = {
+            "free": free, "limited": limited,
+            **{f"step_{step}": stepped for step, stepped in by_step.items()},
+        }  # fmt: skip
+        print(json.dumps({name: [*map(to_json, own)] for name, own in found.items()}, indent=2))
         return
     limit = f"Arena at most {MOST_OF_ARENA:.0%} of TensorFlow Lite Micro's"
     for title, networks in (("No limit of memory", free), (limit, limited)):
         print(f"\n{title}:\n")
         print_tables(networks, ops=options.ops)
+    if by_step:
+        print("\nWidths in steps of channels:\n")
+        print_steps(by_step)
 
 
 if __name__ == "__main__":

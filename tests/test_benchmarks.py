@@ -83,6 +83,17 @@ def test_a_levels_share_of_cycles_over_its_share_of_macs(capsys: pytest.CaptureF
     assert "| conv | 660 | 1,000 |" in text
 
 
+def test_channel_steps_stand_side_by_side(capsys: pytest.CaptureFixture[str]):
+    models.print_steps(
+        {1: [network_of_two_levels(700, 990)], 4: [network_of_two_levels(660, 1000)]}
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == [
+        "| ds_cnn | 1 | 50 % | 200 | 700 | 1.41 | 990 |",
+        "| ds_cnn | 4 | 50 % | 200 | 660 | 1.32 | 1,000 |",
+    ]
+
+
 def test_networks_without_cycles_have_instructions(capsys: pytest.CaptureFixture[str]):
     network = network_of_two_levels(None, None)
     assert models.to_json(network)["levels"][0]["share_ratio"] is None

@@ -209,6 +209,16 @@ def depthwise_3x3(height: int = 9, width: int = 17, channels: int = 12, seed: in
     return net.graph()
 
 
+def thin_image() -> ir.Graph:
+    """Images of one and of three channels, read by windows of three lines."""
+    net = reference.GraphBuilder("thin_image", (17, 24, 1))
+    net.conv(3, (3, 3), strides=(1, 2))
+    net.conv(6, (3, 3), padding="valid")
+    net.global_average()
+    net.dense(4)
+    return net.graph()
+
+
 NETWORKS = {
     "depthwise_3x3": depthwise_3x3,
     "dilated": dilated,
@@ -219,6 +229,7 @@ NETWORKS = {
     "resnet": lambda: reference.resnet(channels=6, stages=2, size=8),
     "vgg": lambda: reference.vgg(channels=5, size=8),
     "autoencoder": lambda: reference.autoencoder(features=33, hidden=18, bottleneck=3),
+    "thin_image": thin_image,
 }
 
 QUICK = ("dilated", "branches", "ds_cnn")

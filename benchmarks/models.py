@@ -26,6 +26,7 @@ from typing import Any
 
 from compile import ROOT, build_zoo
 
+from redsc import toolchain
 from redsc.bench import NOT_ESTIMATED
 
 MOST_OF_ARENA = 0.9
@@ -33,6 +34,17 @@ BARS = {25.0: 1.25, 50.0: 1.10}
 """What a level's share of the cycles may be of its share of the MACs, by percent of the MACs."""
 
 CHANNEL_STEPS = (1, 2, 4)
+
+NAME = "bare"
+BARE_SKETCH = f"""
+#include "{NAME}.h"
+
+alignas(16) static int8_t arena[{NAME}::arena_bytes];
+static {NAME}::Network network(arena, sizeof(arena));
+
+int main() {{ return network.begin().ok() && network.invoke().ok() ? network.output()[0] : 1; }}
+"""
+"""What a finished product needs at least: no console on a serial line."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,8 @@ class Level:
 
 @dataclass(frozen=True)
 class Network:
-    """macs: of the network as given, which the widest level may not reach."""
+    """macs: of the network as given, which the widest level may not reach. code_bytes: of the whole
+    sketch without weights and tables; bare_code_bytes: of BARE_SKETCH."""
 
     name: str
     file: str
@@ -81,6 +94,7 @@ class Network:
     weights_bytes: int
     tables_bytes: int
     code_bytes: int
+    bare_code_bytes: int
     warnings: tuple[str, ...]
 
     @property
@@ -106,9 +120,13 @@ def measure(name: str, model: Path, *more: str) -> Network:
     """more: options of the compile."""
     with tempfile.TemporaryDirectory() as folder:
         build = f"{folder}/build"
-        options = ["--no-verify", "--runtime", "standalone", *more, "-o", build]
+        options = ["--no-verify", "--runtime", "standalone", "--name", NAME, *more, "-o", build]
         report = run("compile", str(model), *options)
-        return network_of(name, report, run("bench", build, "--emulator"))
+        bench = run("bench", build, "--emulator")
+        (sketch,) = Path(build).glob("src/main.cpp")
+        sketch.write_text(BARE_SKETCH)
+        bare = toolchain.build(Path(build), "emulator", Path(folder) / "bare")
+        return network_of(name, report, bench, bare.flash_bytes)
 
 
 def run(*arguments: str) -> dict[str, Any]:
@@ -120,8 +138,11 @@ def run(*arguments: str) -> dict[str, Any]:
     return dict(json.loads(finished.stdout))
 
 
-def network_of(name: str, report: Mapping[str, Any], bench: Mapping[str, Any]) -> Network:
+def network_of(
+    name: str, report: Mapping[str, Any], bench: Mapping[str, Any], bare_flash_bytes: int
+) -> Network:
     flash = report["flash"]
+    data_bytes = flash["weights_bytes"] + flash["tables_bytes"]
     return Network(
         name=name,
         file=Path(report["model"]["path"]).name,
@@ -142,7 +163,8 @@ def network_of(name: str, report: Mapping[str, Any], bench: Mapping[str, Any]) -
         ),
         weights_bytes=flash["weights_bytes"],
         tables_bytes=flash["tables_bytes"],
-        code_bytes=bench["flash_bytes"] - flash["weights_bytes"] - flash["tables_bytes"],
+        code_bytes=bench["flash_bytes"] - data_bytes,
+        bare_code_bytes=bare_flash_bytes - data_bytes,
         warnings=tuple(report["warnings"]),
     )
 
@@ -175,8 +197,9 @@ def print_levels(networks: Sequence[Network]) -> None:
 def print_rivals(networks: Sequence[Network]) -> None:
     """The widest level, and the flash of all levels, over one width of TensorFlow Lite Micro."""
     print("| network | MACs | estimated cycles | of TFLM's | arena B | of TFLM's |",
-          "weights B | tables B | both, of TFLM's model | code B | of TFLM's |")  # fmt: skip
-    print("|---|" + "---:|" * 10)
+          "weights B | tables B | both, of TFLM's model | code B | of TFLM's |",
+          "without console B |")  # fmt: skip
+    print("|---|" + "---:|" * 11)
     for network in networks:
         rival, full, code = TFLM[network.name], network.levels[-1], network.code_bytes
         print(f"| {network.name} | {full.macs / network.macs:.1%} |",
@@ -185,7 +208,8 @@ def print_rivals(networks: Sequence[Network]) -> None:
               f"{full.arena_bytes:,} | {full.arena_bytes / rival.arena_bytes:.2f} |",
               f"{network.weights_bytes:,} | {network.tables_bytes:,} |",
               f"{network.data_bytes / rival.model_bytes:.2f} |",
-              f"{code:,} | {code / rival.code_bytes:.2f} |")  # fmt: skip
+              f"{code:,} | {code / rival.code_bytes:.2f} |",
+              f"{network.bare_code_bytes:,} |")  # fmt: skip
 
 
 def print_steps(by_step: Mapping[int, Sequence[Network]]) -> None:
@@ -239,6 +263,7 @@ def to_json(network: Network) -> dict[str, Any]:
         "weights_bytes": network.weights_bytes,
         "tables_bytes": network.tables_bytes,
         "code_bytes": network.code_bytes,
+        "bare_code_bytes": network.bare_code_bytes,
         "warnings": list(network.warnings),
         "tflm": vars(rival),
     }

@@ -68,13 +68,13 @@ def network_of_two_levels(*cycles: int | None) -> models.Network:
             for own in cycles
         ],
     }  # fmt: skip
-    return models.network_of("ds_cnn", report, bench)
+    return models.network_of("ds_cnn", report, bench, bare_flash_bytes=140)
 
 
 def test_a_levels_share_of_cycles_over_its_share_of_macs(capsys: pytest.CaptureFixture[str]):
     network = network_of_two_levels(660, 1000)
     assert network.ratio(network.levels[0]) == pytest.approx(1.32)
-    assert (network.data_bytes, network.code_bytes) == (120, 30)
+    assert (network.data_bytes, network.code_bytes, network.bare_code_bytes) == (120, 30, 20)
     assert models.to_json(network)["levels"][0]["share_ratio"] == pytest.approx(1.32)
     models.print_tables([network], ops=True)
     text = capsys.readouterr().out

@@ -256,10 +256,11 @@ def _conv2d_thin(call: Call) -> Work:
     lanes = thin.lanes(width, window.kernel_width, window.stride_width, inputs)
     pairs, rows = -(-call.outputs.count // thin.CHANNELS), call.tile[0]
     strips = [(row, min(rows, height - row)) for row in range(0, height, rows)]
+    stride = window.stride_height
     lines = [
         0 <= line - window.pad_top < window.input_height
         for row, count in strips
-        for line in range(row * window.stride_height, (row + count - 1) * window.stride_height + 3)
+        for line in range(row * stride, (row + count - 1) * stride + thin.LINES)
     ]
     starts = np.minimum(np.arange(thin.LANES) * lanes.windows, max(0, width - lanes.windows))
     first = starts * window.stride_width - window.pad_left

@@ -238,10 +238,8 @@ def plan_arenas(
     """Of levels, the widest one last, for the kernels that the target's core can run."""
     board = boards.board(options.target)
     scratch = partial(kernels.scratch_bytes, store=graphs[-1]) if board.dsp else None
-    limit, may_fill = (
-        board.most_arena_bytes(options.max_ram_bytes),
-        options.max_ram_bytes is not None,
-    )
+    limit = board.most_arena_bytes(options.max_ram_bytes)
+    may_fill = options.max_ram_bytes is not None
     return memory.plan_levels(graphs, scratch, limit, may_fill=may_fill)
 
 

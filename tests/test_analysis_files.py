@@ -19,6 +19,7 @@ from tests.data_files import write_network
 from tests.test_cli import run
 
 pytestmark = pytest.mark.slow
+# The interpreter's wheel is for Linux on x86-64 and Python below 3.12 alone (setup.cfg).
 needs_oracle = pytest.mark.skipif(not oracle.available(), reason="tflite-micro is not installed")
 
 SHAPE = (8, 6, 1)

@@ -50,8 +50,8 @@ struct LinearLevel {
   int8_t activation_min;
   int8_t activation_max;
   // Output pixels whose inputs the DSP kernels pack into scratch at once. Conv2D takes tile_width
-  // pixels in reading order, across lines; conv2d_thin_one_product tile_height lines; conv2d_winograd so many tiles of 4 x 4 pixels, and keeps
-  // the transformed weights of tile_height channels.
+  // pixels in reading order, across lines; conv2d_thin_one_product tile_height lines; conv2d_winograd
+  // so many tiles of 4 x 4 pixels, and keeps the transformed weights of tile_height channels.
   uint16_t tile_height;
   uint16_t tile_width;
 };

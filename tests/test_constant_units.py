@@ -12,7 +12,18 @@ from graphs import GraphBuilder, autoencoder, ds_cnn, random_graphs, resnet, vgg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redsc import bounds, constant_units, cost, groups, importance, ir, tf_network
+from redsc import (
+    bounds,
+    constant_units,
+    cost,
+    groups,
+    importance,
+    ir,
+    oracle,
+    quantize,
+    tf_network,
+    tflite,
+)
 
 NONE = ir.Activation.NONE
 LOW, HIGH = -3.0, 3.0
@@ -84,6 +95,50 @@ def test_planted_units_of_a_separable_network_go() -> None:
     simplified = dropped_from(graph)
     assert simplified.dropped > 12
     assert cost.macs(simplified.graph) < 0.7 * cost.macs(graph)
+
+
+def _with_dead_units(graph: ir.Graph, first: int) -> ir.Graph:
+    """Channels from `first` on are 0 behind every convolution; their readers' weights are small."""
+
+    def dead(op: ir.Op) -> ir.Op:
+        if not isinstance(op, ir.Conv2D | ir.DepthwiseConv2D | ir.Dense):
+            return op
+        kernel, norm = op.kernel.copy(), op.norm
+        if not isinstance(op, ir.DepthwiseConv2D) and kernel.shape[-2] > first:
+            kernel[..., first:, :] *= np.float32(0.1)
+        if norm is not None:
+            mean, beta = norm.mean.copy(), norm.beta.copy()
+            mean[first:], beta[first:] = 0, -1
+            norm = replace(norm, mean=ir.read_only(mean), beta=ir.read_only(beta))
+            if isinstance(op, ir.Conv2D):
+                kernel[..., first:] = 0
+        return replace(op, kernel=ir.read_only(kernel), norm=norm)
+
+    return graph.with_ops(dead(op) for op in graph.ops)
+
+
+def _int8_outputs(graph: ir.Graph, x: np.ndarray, widths: tuple[int, ...]) -> list[np.ndarray]:
+    """Of every level; all free groups have the same width."""
+    grouping, levels = groups.find_groups(graph), []
+    for width in widths:
+        chosen = {n: g.units if g.fixed else width for n, g in grouping.groups.items()}
+        narrow = groups.select_units(graph, grouping, groups.prefixes(chosen))
+        levels.append(quantize.FloatLevel(100, chosen, narrow, tf_network.ranges(narrow, x)))
+    network = quantize.quantize(graph, grouping, levels)
+    raw = quantize.quantize_input(network, x)
+    return [oracle.run(tflite.write(level), raw)[0] for level in network.levels]
+
+
+@pytest.mark.skipif(not oracle.available(), reason="tflite-micro is not installed")
+def test_dead_units_go_without_a_change_of_any_levels_bytes() -> None:
+    graph = _with_dead_units(ds_cnn(16, 3), first=11)
+    simplified = drop(graph)
+    assert simplified.dropped == 4 * 5
+    x = samples(graph, 32)
+    wanted = _int8_outputs(graph, x, (6, 16))
+    for level, other in zip(wanted, _int8_outputs(simplified.graph, x, (6, 11)), strict=True):
+        assert np.ptp(level.astype(int)) > 20
+        np.testing.assert_array_equal(level, other)
 
 
 def sequential(size: tuple[int, int], padding: ir.Padding) -> ir.Graph:

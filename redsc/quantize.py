@@ -32,6 +32,9 @@ FIXED_OUTPUTS: dict[type[ir.Op], QuantParams] = {
 """Output parameters TFLite prescribes."""
 
 _WIDENING, _WIDENINGS = 2.0**-18, 8
+_COARSER = 1.5
+"""The last layer's table is stored once if no level's input gets a scale more times larger than its
+own for that: 0.1 dB of MLPerf Tiny's autoencoder's outputs, as measured."""
 
 TIED = (ir.MaxPool2D, ir.AveragePool2D, ir.Reshape, ir.Pad, ir.Concatenate)
 """Ops whose inputs and output share scale and zero point."""
@@ -56,11 +59,11 @@ def quantize(
     """The int8 network of `levels`, smallest first; the last one is as wide as `store`.
 
     shared_scales: every tensor has one scale and zero point for all levels, as shared multipliers
-    need; else only the network's input and output have.
+    need; else only the network's input and output have, and at times what the last layer reads.
     """
     narrow = [level.graph for level in levels]
     tensors = tensor_params(store, narrow, [level.ranges for level in levels], shared_scales)
-    tensors = with_linear_adds(store, narrow, tensors, shared_scales)
+    tensors = with_linear_adds(store, narrow, tensors)
     dead = {op.name: _dead_channels(op, grouping, levels, tensors) for op in store.linear_ops}
     scales = {op.name: _store_scale(op) for op in store.linear_ops}
     weights = {
@@ -215,18 +218,18 @@ def tensor_params(
     shared_scales: as for `quantize`.
     """
     tie = _ties(store)
-    shared = _shared(store, tie, shared_scales)
     fixed = _fixed(store, tie)
     ranges = [
         _class_ranges(tie, level, own) for level, own in zip(levels, level_ranges, strict=True)
     ]
+    shared = {tie[store.input.name], tie[store.output], *_before_output(store, tie, levels, ranges)}
     result = []
     for own in ranges:
         params = {}
         for name, root in tie.items():
             if root in fixed:
                 params[name] = fixed[root]
-            elif root in shared:
+            elif shared_scales or root in shared:
                 params[name] = _asymmetric(*_union([other[root] for other in ranges]))
             else:
                 params[name] = _asymmetric(*own[root])
@@ -234,9 +237,37 @@ def tensor_params(
     return tuple(result)
 
 
-def _shared(store: ir.Graph, tie: Mapping[str, str], shared_scales: bool) -> set[str]:
-    """Classes of tied tensors whose parameters are the same at all levels."""
-    return set(tie.values()) if shared_scales else {tie[store.input.name], tie[store.output]}
+def _before_output(
+    store: ir.Graph,
+    tie: Mapping[str, str],
+    levels: Sequence[ir.Graph],
+    ranges: Sequence[Mapping[str, tuple[float, float]]],
+) -> set[str]:
+    """Classes of tied tensors that only layers read which make the network's output, and make it
+    with the same factors at all levels: with one scale for all levels such a layer has one table.
+
+    Layers of an autoencoder's or a segmentation's output have many channels at every level. None
+    where a level's scale would be much coarser than its own.
+    """
+    scales = [{op.name: op.scale for op in level.linear_ops} for level in levels]
+    alike = {
+        op.name
+        for op in store.linear_ops
+        if tie[op.name] == tie[store.output]
+        and all(np.array_equal(own[op.name], scales[-1][op.name]) for own in scales)
+    }
+
+    def is_suited(root: str) -> bool:
+        readers = {
+            op.name
+            for op in store.ops
+            if tie[op.name] != root and any(tie[name] == root for name in op.inputs)
+        }
+        owns = [own[root] for own in ranges]
+        finest = min(_asymmetric(*own).scale for own in owns)
+        return readers <= alike and _asymmetric(*_union(owns)).scale <= _COARSER * finest
+
+    return {root for root in (tie[store[name].inputs[0]] for name in alike) if is_suited(root)}
 
 
 def _fixed(store: ir.Graph, tie: Mapping[str, str]) -> dict[str, QuantParams]:
@@ -245,20 +276,19 @@ def _fixed(store: ir.Graph, tie: Mapping[str, str]) -> dict[str, QuantParams]:
 
 
 def with_linear_adds(
-    store: ir.Graph,
-    levels: Sequence[ir.Graph],
-    tensors: Sequence[Mapping[str, QuantParams]],
-    shared_scales: bool,
+    store: ir.Graph, levels: Sequence[ir.Graph], tensors: Sequence[Mapping[str, QuantParams]]
 ) -> tuple[dict[str, QuantParams], ...]:
-    """The same parameters, but scales of additions' outputs larger where that makes them linear."""
+    """The same parameters, but scales of additions' outputs larger where that makes them linear;
+    those that are the same at all levels stay so."""
     tie = _ties(store)
-    shared, fixed = _shared(store, tie, shared_scales), _fixed(store, tie)
+    fixed = _fixed(store, tie)
     result = [dict(params) for params in tensors]
     for op in store.ops:
         if isinstance(op, ir.Add) and tie[op.name] not in fixed:
             members = [name for name, root in tie.items() if root == tie[op.name]]
             every = list(zip(levels, result, strict=True))
-            for alike in [every] if tie[op.name] in shared else [[level] for level in every]:
+            is_shared = len({params[op.name] for params in result}) == 1
+            for alike in [every] if is_shared else [[level] for level in every]:
                 _make_linear(op.name, members, alike)
     return tuple(result)
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redsc import (
+    calibrate,
     constants,
     fixed_point,
     groups,
@@ -27,8 +28,11 @@ from redsc.quantized import QuantizedLevel, QuantizedNetwork, QuantParams
 needs_oracle = pytest.mark.skipif(not oracle.available(), reason="tflite-micro is not installed")
 
 
-def quantized(graph: ir.Graph, x: np.ndarray, shares: tuple[float, ...]) -> QuantizedNetwork:
-    """Levels at uniform shares of every free group's width, ranges measured on x."""
+def quantized(
+    graph: ir.Graph, x: np.ndarray, shares: tuple[float, ...], normalised: bool = False
+) -> QuantizedNetwork:
+    """Levels at uniform shares of every free group's width, ranges measured on x; normalised:
+    batch-norm statistics, too."""
     grouping = groups.find_groups(graph)
     levels = []
     for share in shares:
@@ -37,6 +41,7 @@ def quantized(graph: ir.Graph, x: np.ndarray, shares: tuple[float, ...]) -> Quan
             for name, group in grouping.groups.items()
         }
         narrow = groups.select_units(graph, grouping, groups.prefixes(widths))
+        narrow = calibrate.recalibrate_norms(narrow, x) if normalised else narrow
         ranges = tf_network.ranges(narrow, x)
         levels.append(quantize.FloatLevel(100 * share, widths, narrow, ranges))
     return quantize.quantize(graph, grouping, levels)
@@ -112,6 +117,63 @@ def test_network_input_and_output_parameters_do_not_depend_on_the_level() -> Non
     network = quantized(graph, inputs(graph, 8), (0.25, 0.5, 1.0))
     for name in (graph.input.name, graph.output):
         assert len({level.tensors[name] for level in network.levels}) == 1
+
+
+def _before_output(graph: ir.Graph, tops: tuple[float, ...]) -> list[QuantParams]:
+    """Parameters, by level, of what the last layer reads, if its range ends at `tops`."""
+    last = graph[graph.output].inputs[0]
+    ranges = [{op.name: (-1.0, 1.0) for op in graph.ops} | {last: (0.0, top)} for top in tops]
+    levels = quantize.tensor_params(graph, [graph] * len(tops), ranges, shared_scales=False)
+    return [params[last] for params in levels]
+
+
+def test_a_last_layer_that_levels_share_whole_reads_one_scale() -> None:
+    graph = reference.autoencoder()
+    one = _before_output(graph, (5.0, 4.0, 4.5))
+    assert one == [QuantParams(float(np.float32(5 / 255)), -128)] * 3
+    assert len(set(_before_output(graph, (5.0, 3.3, 4.5)))) == 3, "too coarse for the second"
+
+
+def test_a_last_layer_with_factors_of_its_own_at_a_level_reads_a_scale_of_its_own() -> None:
+    graph = reference.autoencoder()
+    last = graph[graph.output]
+    assert isinstance(last, ir.Dense)
+    ones = np.ones(last.out_channels, np.float32)
+    norm = ir.BatchNorm(ones * 2, ones, ones, ones, epsilon=0.0)
+    other = graph.with_ops(replace(op, norm=norm) if op is last else op for op in graph.ops)
+    ranges = {op.name: (-1.0, 1.0) for op in graph.ops}
+    wider = ranges | {last.inputs[0]: (-1.2, 1.2)}
+
+    def scales(first: ir.Graph) -> int:
+        params = quantize.tensor_params(graph, [first, graph], [wider, ranges], shared_scales=False)
+        return len({own[last.inputs[0]] for own in params})
+
+    assert (scales(graph), scales(other)) == (1, 2)
+
+
+def test_what_others_read_besides_the_last_layer_has_a_scale_of_its_own_at_every_level() -> None:
+    net = reference.GraphBuilder("skip", (8,))
+    read_twice = net.dense(4)
+    head = net.dense(3, activation=ir.Activation.NONE)
+    read_once = net.dense(4, source=read_twice)
+    net.concatenate(head, net.dense(3, activation=ir.Activation.NONE))
+    graph = net.graph()
+    wide = {op.name: (-1.0, 1.0) for op in graph.ops}
+    narrow = wide | dict.fromkeys((read_twice, read_once), (-0.9, 0.9))
+    params = quantize.tensor_params(graph, [graph, graph], [narrow, wide], shared_scales=False)
+    assert params[0][read_once] == params[1][read_once]
+    assert params[0][read_twice] != params[1][read_twice]
+
+
+def test_an_autoencoders_last_table_is_stored_once() -> None:
+    graph = reference.autoencoder()
+    network = quantized(graph, inputs(graph, 256), (0.5, 0.75, 1.0), normalised=True)
+    first, *others = (
+        constants.linear(level.graph[graph.output], level) for level in network.levels
+    )
+    for other in others:
+        for name in ("bias", "multiplier", "shift"):
+            assert np.array_equal(getattr(first, name), getattr(other, name)), name
 
 
 def test_writing_is_deterministic_and_aligned() -> None:
@@ -286,6 +348,7 @@ def test_scales_are_chosen_that_make_additions_linear(shared):
     second = net.conv(2, activation=ir.Activation.NONE)
     net.add(first, second)
     net.conv(2)
+    net.conv(2)  # what the last layer reads may have one scale for all levels
     graph = net.graph()
     (add,) = (op for op in graph.ops if isinstance(op, ir.Add))
     random, widened = np.random.default_rng(0), 0
@@ -301,7 +364,7 @@ def test_scales_are_chosen_that_make_additions_linear(shared):
             )
             levels.append(ranges)
         params = quantize.tensor_params(graph, [graph] * 2, levels, shared)
-        params = quantize.with_linear_adds(graph, [graph] * 2, params, shared)
+        params = quantize.with_linear_adds(graph, [graph] * 2, params)
         for ranges, tensors in zip(levels, params, strict=True):
             assert linear_add.find(constants.add(add, tensors)) is not None
             if not shared:

@@ -71,7 +71,7 @@ def train(
         while True:  # a pass drops what fills no batch
             yield from split.batches(size, generator)
 
-    epochs = min(10, steps)
+    epochs = max(count for count in range(1, 11) if steps % count == 0)  # for progress
     network.fit(batches(), steps_per_epoch=steps // epochs, epochs=epochs, verbose=2)
 
 

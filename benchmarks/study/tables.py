@@ -61,13 +61,16 @@ def _sections(done: Sequence[Result], drawn: Sequence[Result]) -> Iterable[str]:
             yield f"### DS-CNN-S, {title}{f', {part}' if len(parts) > 1 else ''}\n"
             methods = ("redsc", "uniform", SCRATCH)
             yield _table(methods, [_row(chosen, m, _level_accuracy("int8", part)) for m in methods])
-            yield _differences(chosen, part)
+            labels, rows = _differences(chosen, part, methods[1:])
+            original = ["", "", "", _mean(bars.above_original(chosen, part))]
+            yield _table([*labels, "full level - original, float"], [*rows, original])
     yield f"### What widths could gain, DS-CNN-S, Fashion-MNIST, {SHORT_EPOCHS} epochs\n"
     yield _headroom(drawn)
     chosen = [r for r in done if r["split"] == SHORT]
     yield f"### Ablations, DS-CNN-S, Fashion-MNIST, {SHORT_EPOCHS} epochs\n"
     four = [m for m in METHODS if "levels" not in METHODS[m] and m != UNMIXED]
     yield _table(four, [_row(chosen, m, _level_accuracy("int8", "clean")) for m in four])
+    yield _table(*_differences(chosen, "clean", [m for m in four if m != "redsc"]))
     yield f"### More and fewer levels, DS-CNN-S, Fashion-MNIST, {SHORT_EPOCHS} epochs\n"
     yield _numbers_of_levels(chosen)
     yield f"### Mixing, DS-CNN-S, without {SPEAKERS[0]}\n"
@@ -167,10 +170,12 @@ def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f}{spread}"
 
 
-def _differences(results: Sequence[Result], part: str) -> str:
-    """redsc minus its rivals, paired by split and seed: mean ± standard error."""
+def _differences(
+    results: Sequence[Result], part: str, rivals: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Rows of redsc minus its rivals, paired by split and seed: mean ± standard error."""
     labels, rows = [], []
-    for rival in ("uniform", SCRATCH):
+    for rival in rivals:
         pairs = bars.differences(results, part, rival)
         row = []
         for values in pairs.T:
@@ -180,9 +185,7 @@ def _differences(results: Sequence[Result], part: str) -> str:
             row.append(f"{np.mean(values):+.2f}{error}" if len(values) else "-")
         labels.append(f"redsc - {rival}, {len(pairs)} pairs")
         rows.append(row)
-    labels.append("full level - original, float")
-    rows.append(["", "", "", _mean(bars.above_original(results, part))])
-    return _table(labels, rows)
+    return labels, rows
 
 
 def _table(

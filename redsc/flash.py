@@ -1,9 +1,9 @@
 """Searches within a flash limit, structure of the plan included.
 
 The search counts weights and tables, which are exact in the widths but for a byte per channel that
-kernels of one product do without, and for a last layer's table that levels turn out to share. Steps, level records and lists
-of channels are known only once widths are: so it leaves room for them, first for as much as the
-narrowest levels need, then for what was missing.
+kernels of one product do without, and for a last layer's table that levels turn out to share.
+Steps, level records and lists of channels are known only once widths are: so it leaves room for
+them, first for as much as the narrowest levels need, then for what was missing.
 """
 
 from __future__ import annotations

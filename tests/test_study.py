@@ -54,10 +54,11 @@ def test_differences_are_paired_by_split_and_seed():
         result("uniform", 1, [0.69, 0.80, 0.92, 0.95]),
         result("uniform", 2, [0.99, 0.99, 0.99, 0.99]),  # has no partner
     ]
-    lines = tables._differences(results, "clean").splitlines()
-    assert lines[2].startswith("| redsc - uniform, 2 pairs | +1.50 ± 0.50 | +0.00 ± 0.00 | -1.00")
-    assert lines[3].startswith("| redsc - scratch, 0 pairs | - ")
-    assert lines[4].endswith("| 5.00 ± 0.00 |")
+    labels, rows = tables._differences(results, "clean", ("uniform", "scratch"))
+    assert labels == ["redsc - uniform, 2 pairs", "redsc - scratch, 0 pairs"]
+    assert rows[0][:3] == ["+1.50 ± 0.50", "+0.00 ± 0.00", "-1.00 ± 0.00"]
+    assert rows[1] == ["-"] * 4
+    assert bars.above_original(results, "clean") == pytest.approx([5, 5])
 
 
 def test_levels_of_any_number_stand_at_their_percentages():

@@ -24,6 +24,7 @@ from redsc import (
     tf_network,
     tflite,
 )
+from tests.test_quantize import needs_oracle, quantized
 
 NONE = ir.Activation.NONE
 LOW, HIGH = -3.0, 3.0
@@ -117,26 +118,22 @@ def _with_dead_units(graph: ir.Graph, first: int) -> ir.Graph:
     return graph.with_ops(dead(op) for op in graph.ops)
 
 
-def _int8_outputs(graph: ir.Graph, x: np.ndarray, widths: tuple[int, ...]) -> list[np.ndarray]:
-    """Of every level; all free groups have the same width."""
-    grouping, levels = groups.find_groups(graph), []
-    for width in widths:
-        chosen = {n: g.units if g.fixed else width for n, g in grouping.groups.items()}
-        narrow = groups.select_units(graph, grouping, groups.prefixes(chosen))
-        levels.append(quantize.FloatLevel(100, chosen, narrow, tf_network.ranges(narrow, x)))
-    network = quantize.quantize(graph, grouping, levels)
+def _int8_outputs(graph: ir.Graph, x: np.ndarray, shares: tuple[float, ...]) -> list[np.ndarray]:
+    """Of every level, at uniform shares of the widths."""
+    network = quantized(graph, x, shares)
     raw = quantize.quantize_input(network, x)
     return [oracle.run(tflite.write(level), raw)[0] for level in network.levels]
 
 
-@pytest.mark.skipif(not oracle.available(), reason="tflite-micro is not installed")
+@needs_oracle
 def test_dead_units_go_without_a_change_of_any_levels_bytes() -> None:
     graph = _with_dead_units(ds_cnn(16, 3), first=11)
     simplified = drop(graph)
     assert simplified.dropped == 4 * 5
     x = samples(graph, 32)
-    wanted = _int8_outputs(graph, x, (6, 16))
-    for level, other in zip(wanted, _int8_outputs(simplified.graph, x, (6, 11)), strict=True):
+    wanted = _int8_outputs(graph, x, (6.5 / 16, 1))
+    actual = _int8_outputs(simplified.graph, x, (6.5 / 11, 1))
+    for level, other in zip(wanted, actual, strict=True):
         assert np.ptp(level.astype(int)) > 20
         np.testing.assert_array_equal(level, other)
 

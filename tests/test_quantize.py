@@ -25,6 +25,7 @@ from redsc import (
 )
 from redsc.quantized import QuantizedLevel, QuantizedNetwork, QuantParams
 
+# The interpreter's wheel is for Linux on x86-64 and Python below 3.12 alone (setup.cfg).
 needs_oracle = pytest.mark.skipif(not oracle.available(), reason="tflite-micro is not installed")
 
 

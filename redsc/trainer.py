@@ -30,6 +30,12 @@ NORM_SAMPLES = 512
 
 _LEVELS_PER_STEP = 4
 
+_COMPARISONS = 5
+"""Of the widest level with its teacher, at least so many in a training: after every epoch, and
+within it where there are fewer. In two epochs of Fashion-MNIST (DS-CNN-S, 1,687 steps each) a level
+that had not quite outgrown it after the first was taught to the end, and had a validation loss of
+0.280; with three comparisons an epoch 0.265."""
+
 
 def digest(
     graph: ir.Graph, level_widths: Sequence[Widths], data: Data, options: Options, *more: int
@@ -163,6 +169,8 @@ class Trainer:
                 options.warmup_steps,
             )
         self.outgrown = False
+        parts = -(-_COMPARISONS // max(self.epochs, 1))
+        self._steps_between_comparisons = -(-self.batches.steps // parts)
         self._compiled: dict[tuple[tuple[int, ...], bool, bool], Any] = {}
 
     def _trainable(self, levels: Sequence[LevelNetwork]) -> list[Any]:
@@ -172,7 +180,10 @@ class Trainer:
         """All steps of an epoch; the mean loss."""
         losses = []
         generator = np.random.default_rng((self.options.seed, epoch, 1))
-        for number, (x, y) in enumerate(self.batches.epoch(epoch), epoch * self.batches.steps):
+        for place, (x, y) in enumerate(self.batches.epoch(epoch)):
+            if place and place % self._steps_between_comparisons == 0:
+                self._compare_within_epoch()
+            number = epoch * self.batches.steps + place
             chosen = levels_of_step(number, len(self.levels), self.options.all_levels)
             losses.append(self.step(number, chosen, x, y, generator, quantized))
         return float(np.mean([float(value) for value in losses]))
@@ -262,21 +273,14 @@ class Trainer:
             level.use(tensors)
 
     def validate(self, quantized: bool) -> Scores:
+        found = [self._scored_level(level, quantized) for level in self.levels]
+        losses, scores = zip(*found, strict=True)
+        return Scores(losses, scores, self.data.task, self.weights, len(self.data.validation))
+
+    def _scored_level(self, level: LevelNetwork, quantized: bool) -> tuple[float, float]:
+        """Loss and score of a level as it was measured last, on validation data."""
         task = self.data.task
-
-        def scored(level: LevelNetwork) -> tuple[float, float]:
-            return self._scored(level.graph, lambda x, y: level.evaluate(x, y, task, quantized))
-
-        losses, scores = zip(*map(scored, self.levels), strict=True)
-        # What they decide must be the same everywhere; the last bit may differ.
-        told = self.cluster.from_chief({"losses": np.array(losses), "scores": np.array(scores)})
-        return Scores(
-            tuple(told["losses"].tolist()),
-            tuple(told["scores"].tolist()),
-            task,
-            self.weights,
-            len(self.data.validation),
-        )
+        return self._scored(level.graph, lambda x, y: level.evaluate(x, y, task, quantized))
 
     @functools.cached_property
     def scores_of_original(self) -> tuple[float, float]:
@@ -287,9 +291,7 @@ class Trainer:
             losses = loss.per_sample(self.original, values, y, self.data.task)
             return values[self.original.output].numpy(), float(losses.numpy().sum())
 
-        found = np.array(self._scored(self.original, run))
-        mean_loss, score = self.cluster.from_chief({"found": found})["found"].tolist()
-        return mean_loss, score
+        return self._scored(self.original, run)
 
     def _scored(
         self,
@@ -297,7 +299,8 @@ class Trainer:
         evaluate: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]],
     ) -> tuple[float, float]:
         """Mean loss and score on validation data of a network that `evaluate` gives outputs and
-        summed losses of; the score weighted by class."""
+        summed losses of; the score weighted by class. The chief's: what they decide must be the
+        same everywhere, and the last bit may differ."""
         task, total, score, count, counted = self.data.task, 0.0, 0.0, 0, 0.0
         for x, y in self.data.validation.batches(256):
             outputs, batch_loss = evaluate(x, y)
@@ -309,11 +312,21 @@ class Trainer:
             batch_weight = float(weights.sum())
             score += batch_weight * loss.score(outputs, y, graph, task, weights)
             counted += batch_weight
-        return total / count, score / counted if counted else 0.0
+        found = np.array([total / count, score / counted if counted else 0.0])
+        mean_loss, mean_score = self.cluster.from_chief({"found": found})["found"].tolist()
+        return mean_loss, mean_score
 
     def compare_with_teacher(self, scores: Scores) -> None:
         """Lets the widest level learn from labels alone once it is better than the original."""
         self.outgrown = scores.losses[-1] < self.scores_of_original[0]
+
+    def _compare_within_epoch(self) -> None:
+        """The same, in float, while the original teaches the widest level."""
+        if self.options.teacher != "full" or not self.options.distillation or self.outgrown:
+            return
+        widest = self.levels[-1]
+        widest.measure(self.probe)
+        self.outgrown = self._scored_level(widest, False)[0] < self.scores_of_original[0]
 
     def _named(self) -> dict[str, Any]:
         """Every variable that decides how training goes on, by a name of its own."""

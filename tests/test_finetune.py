@@ -484,6 +484,41 @@ def test_the_widest_level_learns_from_labels_alone_once_it_is_better_than_its_te
     assert np.array_equal(kernel_after_an_epoch(0.0, tmp_path / "run.npz"), alone)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("epochs", "teacher", "loss_of_original", "outgrown"),
+    [
+        (1, "full", 1e9, True),
+        (1, "full", 0.0, False),
+        (1, "original", 1e9, False),
+        (5, "full", 1e9, False),
+    ],
+)
+def test_within_a_long_epoch_the_widest_level_may_outgrow_its_teacher(
+    epochs, teacher, loss_of_original, outgrown
+):
+    graph = depthwise()
+    grouping, widths = level_widths(graph)
+    dataset = task_data(graph.input.shape)
+    given = Options(
+        epochs=epochs, batch_size=16, mixing=False, teacher=teacher, distillation=1.0,
+        warmup_steps=0,
+    )  # fmt: skip
+    options = recipe.suited(given, graph, dataset)
+    cluster = distribution.connect("one-device")
+
+    def trained(loss_of_teacher: float) -> Trainer:
+        trainer = Trainer(graph, grouping, widths, dataset, options, cluster)
+        trainer.scores_of_original = (loss_of_teacher, 0.0)
+        trainer.run_epoch(0, False)
+        return trainer
+
+    trainer, taught = trained(loss_of_original), trained(0.0)
+    assert trainer.outgrown == outgrown
+    ours, theirs = (t.graphs()[-1].linear_ops[0].kernel for t in (trainer, taught))
+    assert np.array_equal(ours, theirs) != outgrown
+
+
 def test_weights_that_are_not_one_per_level_are_refused():
     graph = depthwise()
     grouping, widths = level_widths(graph)

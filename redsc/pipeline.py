@@ -105,7 +105,7 @@ def compile_model(options: CompileOptions, progress: Progress) -> dict[str, Any]
     log.info("%s: %d ops, %d groups of units", model.format, len(graph.ops), len(grouping.free))
     faithful = _check_faithful(options, model, graph, samples)
     if dataset is not None:
-        warnings += quality.doubts(graph, dataset)
+        warnings += quality.doubts(graph, dataset, cluster)
         _refuse_warnings(options, warnings)
 
     progress.stage("rank units")

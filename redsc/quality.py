@@ -27,6 +27,7 @@ from redsc import (
     tflite,
     verify,
 )
+from redsc.distribution import Cluster
 from redsc.measure import Samples
 from redsc.progress import Progress
 from redsc.quantized import QuantizedNetwork
@@ -235,13 +236,15 @@ def _int8_outputs(
     return [np.concatenate(level) for level in zip(*parts, strict=True)]
 
 
-def doubts(graph: ir.Graph, dataset: data.Data) -> list[str]:
+def doubts(graph: ir.Graph, dataset: data.Data, cluster: Cluster) -> list[str]:
     """Tells of a classifier that knows no more of the training data than how often each class
-    comes: its classes are numbered otherwise, its values in another unit, or it was not trained."""
+    comes: its classes are numbered otherwise, its values in another unit, or it was not trained.
+    All workers say what the chief measured, for it can end the compile (--strict)."""
     if dataset.task != "classification":
         return []
     x, y = dataset.train.sample(_DOUBTED_SAMPLES, seed=0)
     right = loss.accuracy(tf_network.predict(graph, x), y, graph)
+    right = float(cluster.from_chief({"right": np.array(right)})["right"])
     chance = float(np.bincount(y).max()) / len(y)
     if right > min(chance + 2 * math.sqrt(chance * (1 - chance) / len(y)), _KNOWN):
         return []

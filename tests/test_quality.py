@@ -15,6 +15,7 @@ from test_quantize import quantized
 from redsc import (
     class_plots,
     data,
+    distribution,
     ir,
     loss,
     measure,
@@ -200,10 +201,12 @@ def test_a_network_that_does_not_know_the_data_is_doubted() -> None:
     right = loss.predictions(tf_network.predict(graph, x), graph)
     wrong = (right + 1) % 3
 
+    cluster = distribution.connect("one-device")
+
     def doubts(y: np.ndarray, names: tuple[str, ...] | None = None) -> list[str]:
         split = data.Split(x, y)
         dataset = data.Data("classification", split, split, None, class_names=names)
-        return quality.doubts(graph, dataset)
+        return quality.doubts(graph, dataset, cluster)
 
     assert doubts(right) == []
     (text,) = doubts(wrong)
@@ -211,4 +214,4 @@ def test_a_network_that_does_not_know_the_data_is_doubted() -> None:
     (text,) = doubts(wrong, ("cat", "dog", "owl"))
     assert "(here: 0 cat, 1 dog, 2 owl)" in text
     split = data.Split(x, x[:, 0, 0])
-    assert quality.doubts(graph, data.Data("regression", split, split, None)) == []
+    assert quality.doubts(graph, data.Data("regression", split, split, None), cluster) == []

@@ -160,7 +160,7 @@ def _train(trainer: Trainer, progress: Progress, warnings: list[str], file: Path
             warnings.append(_divergence(run.epoch, trainer.epochs, run.best is not None))
             break
         run.epoch += 1
-        trainer.compare_with_teacher(scores)
+        trainer.compare_with_teacher(scores.losses[-1])
         progress(run.epoch, trainer.epochs, f"loss {mean_loss:.4g}, {scores}")
         run.highest = max(run.highest, scores.key)
         if scores.is_near(run.highest):

@@ -169,8 +169,6 @@ class Trainer:
                 options.warmup_steps,
             )
         self.outgrown = False
-        parts = -(-_COMPARISONS // max(self.epochs, 1))
-        self._steps_between_comparisons = -(-self.batches.steps // parts)
         self._compiled: dict[tuple[tuple[int, ...], bool, bool], Any] = {}
 
     def _trainable(self, levels: Sequence[LevelNetwork]) -> list[Any]:
@@ -180,10 +178,11 @@ class Trainer:
         """All steps of an epoch; the mean loss."""
         losses = []
         generator = np.random.default_rng((self.options.seed, epoch, 1))
-        for place, (x, y) in enumerate(self.batches.epoch(epoch)):
-            if place and place % self._steps_between_comparisons == 0:
+        first, comparisons = epoch * self.batches.steps, -(-_COMPARISONS // self.epochs)
+        interval = -(-self.batches.steps // comparisons)
+        for number, (x, y) in enumerate(self.batches.epoch(epoch), first):
+            if number > first and (number - first) % interval == 0:
                 self._compare_within_epoch()
-            number = epoch * self.batches.steps + place
             chosen = levels_of_step(number, len(self.levels), self.options.all_levels)
             losses.append(self.step(number, chosen, x, y, generator, quantized))
         return float(np.mean([float(value) for value in losses]))
@@ -273,14 +272,19 @@ class Trainer:
             level.use(tensors)
 
     def validate(self, quantized: bool) -> Scores:
-        found = [self._scored_level(level, quantized) for level in self.levels]
-        losses, scores = zip(*found, strict=True)
+        losses, scores = zip(*self._scored_levels(self.levels, quantized), strict=True)
         return Scores(losses, scores, self.data.task, self.weights, len(self.data.validation))
 
-    def _scored_level(self, level: LevelNetwork, quantized: bool) -> tuple[float, float]:
-        """Loss and score of a level as it was measured last, on validation data."""
+    def _scored_levels(
+        self, levels: Sequence[LevelNetwork], quantized: bool
+    ) -> list[tuple[float, float]]:
+        """Loss and score of each on validation data, with the statistics measured last."""
         task = self.data.task
-        return self._scored(level.graph, lambda x, y: level.evaluate(x, y, task, quantized))
+
+        def scored(level: LevelNetwork) -> tuple[float, float]:
+            return self._scored(level.graph, lambda x, y: level.evaluate(x, y, task, quantized))
+
+        return self._agreed(list(map(scored, levels)))
 
     @functools.cached_property
     def scores_of_original(self) -> tuple[float, float]:
@@ -291,7 +295,12 @@ class Trainer:
             losses = loss.per_sample(self.original, values, y, self.data.task)
             return values[self.original.output].numpy(), float(losses.numpy().sum())
 
-        return self._scored(self.original, run)
+        return self._agreed([self._scored(self.original, run)])[0]
+
+    def _agreed(self, found: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        """The chief's: what they decide must be the same everywhere; the last bit may differ."""
+        told = self.cluster.from_chief({"found": np.array(found)})["found"]
+        return [(mean_loss, score) for mean_loss, score in told.tolist()]
 
     def _scored(
         self,
@@ -299,8 +308,7 @@ class Trainer:
         evaluate: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]],
     ) -> tuple[float, float]:
         """Mean loss and score on validation data of a network that `evaluate` gives outputs and
-        summed losses of; the score weighted by class. The chief's: what they decide must be the
-        same everywhere, and the last bit may differ."""
+        summed losses of; the score weighted by class."""
         task, total, score, count, counted = self.data.task, 0.0, 0.0, 0, 0.0
         for x, y in self.data.validation.batches(256):
             outputs, batch_loss = evaluate(x, y)
@@ -312,21 +320,19 @@ class Trainer:
             batch_weight = float(weights.sum())
             score += batch_weight * loss.score(outputs, y, graph, task, weights)
             counted += batch_weight
-        found = np.array([total / count, score / counted if counted else 0.0])
-        mean_loss, mean_score = self.cluster.from_chief({"found": found})["found"].tolist()
-        return mean_loss, mean_score
+        return total / count, score / counted if counted else 0.0
 
-    def compare_with_teacher(self, scores: Scores) -> None:
+    def compare_with_teacher(self, widest_loss: float) -> None:
         """Lets the widest level learn from labels alone once it is better than the original."""
-        self.outgrown = scores.losses[-1] < self.scores_of_original[0]
+        self.outgrown = widest_loss < self.scores_of_original[0]
 
     def _compare_within_epoch(self) -> None:
         """The same, in float, while the original teaches the widest level."""
-        if self.options.teacher != "full" or not self.options.distillation or self.outgrown:
-            return
-        widest = self.levels[-1]
-        widest.measure(self.probe)
-        self.outgrown = self._scored_level(widest, False)[0] < self.scores_of_original[0]
+        if self.options.teacher == "full" and self.options.distillation and not self.outgrown:
+            widest = self.levels[-1]
+            widest.measure(self.probe)
+            ((widest_loss, _),) = self._scored_levels([widest], quantized=False)
+            self.compare_with_teacher(widest_loss)
 
     def _named(self) -> dict[str, Any]:
         """Every variable that decides how training goes on, by a name of its own."""

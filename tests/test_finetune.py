@@ -453,31 +453,27 @@ def test_class_weights_and_hints_change_what_is_learnt():
     assert hinted < plain
 
 
+ALL_FROM_THE_TEACHER = {
+    "batch_size": 16, "mixing": False, "teacher": "full", "distillation": 1.0, "warmup_steps": 0
+}  # fmt: skip
+"""Nothing is learnt without one."""
+
+
 @pytest.mark.slow
 def test_the_widest_level_learns_from_labels_alone_once_it_is_better_than_its_teacher(tmp_path):
     graph = depthwise()
-    grouping, widths = level_widths(graph)
     dataset = task_data(graph.input.shape)
-    # All from the teacher, so that nothing is learnt without one.
-    given = Options(
-        epochs=2, batch_size=16, mixing=False, teacher="full", distillation=1.0, warmup_steps=0
-    )
-    options = recipe.suited(given, graph, dataset)
-    cluster = distribution.connect("one-device")
 
     def kernel_after_an_epoch(loss_of_widest: float, file: Path | None = None) -> np.ndarray:
-        trainer = Trainer(graph, grouping, widths, dataset, options, cluster)
-        trainer.measure()
-        scores = trainer.validate(quantized=False)
-        losses = (*scores.losses[:-1], loss_of_widest)
-        trainer.compare_with_teacher(replace(scores, losses=losses))
-        assert trainer.outgrown == (loss_of_widest == 0)
+        trained = trainer(graph, dataset, epochs=2, **ALL_FROM_THE_TEACHER)
+        trained.compare_with_teacher(loss_of_widest)
+        assert trained.outgrown == (loss_of_widest == 0)
         if file is not None:  # what is known of that is known again after an interruption
-            finetune._Run(epoch=0).save(file, trainer)
-            trainer.outgrown = False
-            finetune._Run.resume(file, trainer)
-        trainer.run_epoch(0, False)
-        return trainer.graphs()[-1].linear_ops[0].kernel
+            finetune._Run(epoch=0).save(file, trained)
+            trained.outgrown = False
+            finetune._Run.resume(file, trained)
+        trained.run_epoch(0, False)
+        return trained.graphs()[-1].linear_ops[0].kernel
 
     taught, alone = kernel_after_an_epoch(1e9), kernel_after_an_epoch(0.0)
     assert not np.allclose(taught, alone, atol=1e-4)
@@ -498,24 +494,18 @@ def test_within_a_long_epoch_the_widest_level_may_outgrow_its_teacher(
     epochs, teacher, loss_of_original, outgrown
 ):
     graph = depthwise()
-    grouping, widths = level_widths(graph)
     dataset = task_data(graph.input.shape)
-    given = Options(
-        epochs=epochs, batch_size=16, mixing=False, teacher=teacher, distillation=1.0,
-        warmup_steps=0,
-    )  # fmt: skip
-    options = recipe.suited(given, graph, dataset)
-    cluster = distribution.connect("one-device")
 
-    def trained(loss_of_teacher: float) -> Trainer:
-        trainer = Trainer(graph, grouping, widths, dataset, options, cluster)
-        trainer.scores_of_original = (loss_of_teacher, 0.0)
-        trainer.run_epoch(0, False)
-        return trainer
+    def after_an_epoch(loss_of_teacher: float) -> Trainer:
+        options = {**ALL_FROM_THE_TEACHER, "teacher": teacher}
+        trained = trainer(graph, dataset, epochs=epochs, **options)
+        trained.scores_of_original = (loss_of_teacher, 0.0)
+        trained.run_epoch(0, False)
+        return trained
 
-    trainer, taught = trained(loss_of_original), trained(0.0)
-    assert trainer.outgrown == outgrown
-    ours, theirs = (t.graphs()[-1].linear_ops[0].kernel for t in (trainer, taught))
+    compared, taught = after_an_epoch(loss_of_original), after_an_epoch(0.0)
+    assert compared.outgrown == outgrown
+    ours, theirs = (each.graphs()[-1].linear_ops[0].kernel for each in (compared, taught))
     assert np.array_equal(ours, theirs) != outgrown
 
 
@@ -635,9 +625,9 @@ def test_narrow_levels_come_close_to_full_accuracy_on_digits():
     assert accuracies[-1] > full - 0.02
 
 
-def trainer(graph: ir.Graph, dataset: data.Data, **options) -> Trainer:
+def trainer(graph: ir.Graph, dataset: data.Data, epochs: int = 1, **options) -> Trainer:
     grouping, widths = level_widths(graph)
-    settings = recipe.suited(Options(epochs=1, **options), graph, dataset)
+    settings = recipe.suited(Options(epochs=epochs, **options), graph, dataset)
     cluster = distribution.connect("one-device")
     return Trainer(graph, grouping, widths, dataset, settings, cluster)
 

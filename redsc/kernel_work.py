@@ -59,7 +59,7 @@ class Call:
                 return _conv2d(self)
             case "conv2d_thin_one_product":
                 return _conv2d_thin(self)
-            case "conv2d_winograd":
+            case "conv2d_winograd" | "conv2d_winograd_one_product":
                 return _conv2d_winograd(self)
             case kernel if kernel.startswith("depthwise_conv2d_3x3"):
                 return _depthwise_conv2d_3x3(self)
@@ -292,6 +292,8 @@ def _conv2d_winograd(call: Call) -> Work:
     words, pairs = -(-inputs.count // 4), -(-outputs // winograd.CHANNELS)
     starts = range(0, rows * columns, call.tile[1])
     blocks = pairs * -(-rows * columns // winograd.TILES)
+    long_blocks = blocks if words > winograd.SHORT_WORDS else 0
+    at_once = {1: 3, 2: 2}.get(words, 1)  # points, where blocks are short
     passes = 1 if call.tile[0] >= outputs else len(starts)
     weights = winograd.CHANNELS * pairs * passes
     is_whole = _runs(inputs) == 1 and inputs.count % 4 == 0
@@ -312,7 +314,9 @@ def _conv2d_winograd(call: Call) -> Work:
     whole_tiles = (height // side) * (width // side)
     return {
         "block step": blocks * winograd.POINTS * 2 * words,
-        "block pass": blocks * winograd.POINTS * -(-(2 * words - 1) // _WINOGRAD_PASS_PAIRS),
+        "block pass": long_blocks * winograd.POINTS * -(-(2 * words - 1) // _WINOGRAD_PASS_PAIRS),
+        "long block": long_blocks,
+        "points at once": (blocks - long_blocks) * winograd.POINTS // at_once,
         "block": blocks,
         "pair": pairs * len(starts),
         "tile beside": pairs * (rows * columns - whole_tiles),

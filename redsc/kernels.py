@@ -81,8 +81,9 @@ def choose(
         case ir.Conv2D():
             if one_product and is_thin and channels >= thin.CHANNELS:
                 return "conv2d_thin" + ONE_PRODUCT
-            if proven and has_winograd and channels >= 2 and winograd.is_quicker(op, output):
-                return "conv2d_winograd"
+            short = one_product or proven
+            if short and has_winograd and channels >= 2 and winograd.is_quicker(op, output):
+                return "conv2d_winograd" + (ONE_PRODUCT if one_product else "")
             fills_block = output[0] * output[1] >= 4 and channels >= 2
             if one_product and fills_block:
                 return "conv2d" + ONE_PRODUCT
@@ -149,7 +150,7 @@ def tile(op: ir.LinearOp, output: ir.Shape, kernel: str, scratch: int) -> tuple[
     own tiles.
     """
     match op:
-        case ir.Conv2D() if kernel == "conv2d_winograd":
+        case ir.Conv2D() if kernel.startswith("conv2d_winograd"):
             way = winograd.tiling(op, output, scratch)
             assert way is not None, op.name
             return way.channels, way.tiles

@@ -19,6 +19,9 @@ CHANNELS = 2
 SIDE = 4
 POINTS = 36
 
+SHORT_WORDS = 4
+"""Of four input channels: so many and fewer are multiplied without loops over them."""
+
 MOST_WASTE = 1.8
 """Outputs computed, in whole blocks, for each one that there is. At 1.78, of 6 x 6 outputs, it
 takes 0.75 of the direct kernel's estimated cycles for 64 channels, 1.13 for 8 to 16; at 1.6, of
@@ -57,7 +60,8 @@ def is_quicker(op: ir.Conv2D, output: ir.Shape) -> bool:
     blocks, tiles = -(-pixels // 4), computed_tiles(output)
     lines_in_parts = 3 if inputs % 4 else 0
     direct = blocks * (pairs * (66 + 32 * products) + 150 + 41 * products + 66 * lines_in_parts)
-    transformed = tiles * 850 * words + tiles // TILES * pairs * (4100 + 1170 * words)
+    block = (3600 if words <= SHORT_WORDS else 4000) + 1170 * words
+    transformed = tiles * 850 * words + tiles // TILES * pairs * block
     return transformed < direct
 
 

@@ -30,7 +30,7 @@ from being written."""
 
 KERNELS = (
     "conv2d", "conv2d_proven", "conv2d_one_product", "conv2d_thin_one_product",
-    "conv2d_winograd",
+    "conv2d_winograd", "conv2d_winograd_one_product",
     "depthwise_conv2d", "depthwise_conv2d_proven",
     "depthwise_conv2d_3x3", "depthwise_conv2d_3x3_stride2",
     "depthwise_conv2d_3x3_one_product", "depthwise_conv2d_3x3_stride2_one_product",
@@ -343,7 +343,7 @@ def conv2d_thin(image: Image) -> Case:
     return Case(kernel, image.words(*fields), _inputs(image, x), int(np.prod(shape)), scratch, text)
 
 
-def conv2d_winograd(image: Image) -> Case:
+def conv2d_winograd(image: Image, as_one_product: bool = False) -> Case:
     random = image.random
     while True:
         rows, columns = side(random, 18, 3, 1, 1), side(random, 18, 3, 1, 1)
@@ -355,15 +355,22 @@ def conv2d_winograd(image: Image) -> Case:
         room = int(random.choice([1 << 15, random.integers(0, 1 << 15)]))
         way = winograd.tiling(op, shape, room)
         weights = int8(random, outputs.store, 3, 3, inputs.store)
+        if as_one_product and inputs.count > 16:
+            weights >>= 2  # a sum times 256 must be an int32
         kept = weights[outputs.indices][..., inputs.indices].reshape(outputs.count, -1)
-        constants = requantisation(random, kept, True)
-        proven = kernels.is_proven(constants, kept) and kernels.is_winograd_exact(constants, kept)
-        if way is not None and proven and outputs.count >= winograd.CHANNELS:
+        constants, made = requantisation(random, kept, True), None
+        if as_one_product:
+            constants, made = one_product(random, kept)
+        proven = as_one_product or kernels.is_proven(constants, kept)
+        fits = way is not None and kernels.is_winograd_exact(constants, kept)
+        if proven and fits and outputs.count >= winograd.CHANNELS:
             break
-    kernel = kernels.choose(op, shape, proven, outputs.count, has_winograd=True)
+    kernel = kernels.choose(
+        op, shape, proven, outputs.count, has_winograd=True, one_product=as_one_product
+    )
     scratch = winograd.scratch_bytes(op, way)
     tile = kernels.tile(op, shape, kernel, scratch)
-    level = _linear_level(image, constants, inputs, outputs, tile)
+    level = _linear_level(image, constants, inputs, outputs, tile, made)
     fields = (*_window(rows, columns), inputs.store, _weights(image, weights), level)
     x = activations(random, constants.input_zero_point, rows.length, columns.length, inputs.count)
     text = f"{rows} {columns} {inputs} {outputs} {constants} {way}"
@@ -474,7 +481,7 @@ def kinds() -> list[Callable[[Image], Case]]:
 
     return [
         with_(conv2d, False), with_(conv2d, True), with_(conv2d, True),
-        conv2d_thin, conv2d_winograd,
+        conv2d_thin, conv2d_winograd, with_(conv2d_winograd, True),
         with_(depthwise_conv2d, False, False), with_(depthwise_conv2d, True, False),
         with_(conv2d, True, True),
         with_(depthwise_conv2d, True, True), with_(depthwise_conv2d, True, True),

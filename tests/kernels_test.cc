@@ -51,6 +51,7 @@ const Kernel kKernels[] = {
     REDS_ONE_PRODUCT_CASE(Conv2D, conv2d_one_product, conv2d),
     REDS_ONE_PRODUCT_CASE(Conv2D, conv2d_thin_one_product, conv2d),
     REDS_CASE(Conv2D, conv2d_winograd, conv2d),
+    REDS_ONE_PRODUCT_CASE(Conv2D, conv2d_winograd_one_product, conv2d),
     REDS_CASE(DepthwiseConv2D, depthwise_conv2d, depthwise_conv2d),
     REDS_CASE(DepthwiseConv2D, depthwise_conv2d_proven, depthwise_conv2d),
     REDS_CASE(DepthwiseConv2D, depthwise_conv2d_3x3, depthwise_conv2d),

@@ -219,6 +219,17 @@ def thin_image() -> ir.Graph:
     return net.graph()
 
 
+def several_3x3() -> ir.Graph:
+    """So many convolutions that one of them requantises with one product, although ranges are
+    distorted."""
+    net = reference.GraphBuilder("several_3x3", (11, 18, 6))
+    image = net.conv(6, (1, 1))
+    net.concatenate(*(net.conv(4, source=image) for _ in range(6)))
+    net.global_average()
+    net.dense(4)
+    return net.graph()
+
+
 NETWORKS = {
     "depthwise_3x3": depthwise_3x3,
     "dilated": dilated,
@@ -230,6 +241,7 @@ NETWORKS = {
     "vgg": lambda: reference.vgg(channels=5, size=8),
     "autoencoder": lambda: reference.autoencoder(features=33, hidden=18, bottleneck=3),
     "thin_image": thin_image,
+    "several_3x3": several_3x3,
 }
 
 QUICK = ("dilated", "branches", "ds_cnn")
@@ -294,7 +306,7 @@ def test_these_networks_use_every_kernel() -> None:
         "portable::depthwise_conv2d",
     }
     every |= {"conv2d", "conv2d_proven", "conv2d_one_product", "conv2d_winograd"}
-    every |= {"conv2d_thin_one_product"}
+    every |= {"conv2d_thin_one_product", "conv2d_winograd_one_product"}
     every |= {"depthwise_conv2d", "depthwise_conv2d_proven"}
     every |= {"depthwise_conv2d_3x3", "depthwise_conv2d_3x3_stride2"}
     every |= {"depthwise_conv2d_3x3_one_product", "depthwise_conv2d_3x3_stride2_one_product"}

@@ -84,7 +84,7 @@ def test_every_kernel_has_cycles_for_each_of_its_loops():
     both = [c for c in short if "thin" not in c.kernel]  # that has one requantisation alone
     general = [replace(c, kernel=re.sub("_(proven|one_product)$", "", c.kernel)) for c in both]
     proven = [replace(c, kernel=c.kernel.replace("_one_product", "_proven")) for c in both]
-    proven = [c for c in proven if "3x3" not in c.kernel]  # that has no such suffix
+    proven = [c for c in proven if not re.search("3x3|winograd", c.kernel)]  # without such a suffix
     calls = [*short, *general, *proven]
     assert {call.kernel for call in calls} == set(TARGET.cycles)
     for call in calls:
@@ -154,11 +154,11 @@ def test_loops_of_winograd_by_hand():
     net.conv(5)  # 3 x 4 tiles, of which the last line's are of 3 lines
     (call,) = full_calls(net.graph()).values()
     work = call.work
-    assert call.kernel == "conv2d_winograd"
+    assert call.kernel == "conv2d_winograd_one_product"
     assert call.tile == (6, 4)  # all channels, in pairs
     assert work["block"] == 3 * 3
     assert work["block step"] == 3 * 3 * 36 * 10  # pairs of channels read, padded to 20
-    assert work["block pass"] == 3 * 3 * 36
+    assert (work["long block"], work["block pass"]) == (3 * 3, 3 * 3 * 36)
     assert work["tile beside"] == 3 * 4
     assert work["pixel beside"] == 3 * 4 * 4 * 3
     assert work["window word"] == 12 * 5
@@ -172,7 +172,7 @@ def test_winograd_copies_a_window_whose_words_would_leave_the_image(channels: in
     net = graphs.GraphBuilder("net", (13, 13, channels))
     net.conv(8)  # 4 x 4 tiles; the windows of 4 in the middle are inside, one ends with the image
     (call,) = full_calls(net.graph()).values()
-    assert call.kernel == "conv2d_winograd"
+    assert call.kernel == "conv2d_winograd_one_product"
     assert call.work["edge window"] == copied
 
 
@@ -186,7 +186,11 @@ def test_winograd_is_counted_where_there_is_room():
     # Weights of two channels at a time, once for every four of its tiles.
     room = {net.last: 72 * 16 * (4 + 2) + 1152}
     (call,) = latency.calls(graph, graph, grouping, grouping.full_widths, room).values()
-    assert (call.kernel, call.tile, call.work["weight"]) == ("conv2d_winograd", (2, 4), 8)
+    assert call.kernel == "conv2d_winograd_one_product"
+    assert (call.tile, call.work["weight"]) == ((2, 4), 8)
+    work = call.work
+    assert (work["block"], work["long block"], work["block pass"]) == (4, 0, 0)
+    assert work["points at once"] == 4 * 36
 
 
 @pytest.mark.parametrize(("units", "copied", "taps"), [(8, 0, 0), (6, 18, 0), (4, 0, 8)])

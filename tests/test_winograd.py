@@ -67,7 +67,16 @@ def conv(inputs=16, outputs=8, window=(3, 3), **changes):
 
 @pytest.mark.parametrize(
     ("inputs", "outputs", "side", "is_quicker"),
-    [(3, 16, 32, True), (64, 64, 6, True), (1, 32, 8, False), (8, 16, 6, False), (1, 4, 6, False)],
+    [
+        (3, 16, 32, True),
+        (64, 64, 6, True),
+        (1, 32, 8, False),
+        (8, 16, 6, False),
+        (1, 4, 6, False),
+        (4, 8, 6, False),
+        (8, 4, 6, True),
+        (4, 12, 32, True),
+    ],
 )
 def test_where_it_is_quicker(inputs: int, outputs: int, side: int, is_quicker: bool):
     """As measured on the emulator."""
@@ -134,13 +143,13 @@ def test_one_kernel_runs_all_levels_so_each_must_have_room(monkeypatch):
         steps = build_plan(network, arenas).steps
         return [(step.kernel, step.fallbacks) for step in steps if step.kind == "Conv2D"]
 
-    assert convolutions(fast) == 4 * [("conv2d_winograd", ())]
-    no_room = Fallback("conv2d_winograd", "room", 1)
+    assert convolutions(fast) == 4 * [("conv2d_winograd_one_product", ())]
+    no_room = Fallback("conv2d_winograd_one_product", "room", 1)
     assert convolutions([least, fast[1]]) == 4 * [("conv2d_one_product", (no_room,))]
     monkeypatch.setattr(winograd, "SUM_LIMIT", 1)
     passed = [fallbacks for _, fallbacks in convolutions(fast)]
     assert passed == [
-        (Fallback("conv2d_winograd", "proof", op.out_channels + halves[op.name]),)
+        (Fallback("conv2d_winograd_one_product", "proof", op.out_channels + halves[op.name]),)
         for op in graph.ops
         if isinstance(op, ir.Conv2D)
     ]
@@ -148,9 +157,9 @@ def test_one_kernel_runs_all_levels_so_each_must_have_room(monkeypatch):
 
 def test_no_room_is_planned_where_it_does_not_pay():
     net = graphs.GraphBuilder("net", (6, 6, 8))
-    net.conv(4)
+    net.conv(16)
     graph = net.graph()
     room = {net.last: 100_000}
-    direct = kernels.conv2d_scratch_bytes(graph[net.last], (6, 6, 4), room[net.last])
+    direct = kernels.conv2d_scratch_bytes(graph[net.last], (6, 6, 16), room[net.last])
     assert kernels.scratch_bytes(graph, room, graph)[net.last] == direct
     assert kernels.scratch_bytes(graph, room)[net.last] != direct  # Winograd's

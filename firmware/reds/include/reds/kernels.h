@@ -39,8 +39,10 @@ void conv2d_one_product(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void conv2d_proven(const Conv2D&, const Conv2D::Level&, const Buffers&);
 // Windows of three lines of at most ten products each, without dilation; two channels or more.
 void conv2d_thin_one_product(const Conv2D&, const Conv2D::Level&, const Buffers&);
-// 3x3 of stride 1 without dilation and two channels or more, proven, with sums below 2^25.
+// 3x3 of stride 1 without dilation and two channels or more, proven, or with one product, with sums
+// below 2^25.
 void conv2d_winograd(const Conv2D&, const Conv2D::Level&, const Buffers&);
+void conv2d_winograd_one_product(const Conv2D&, const Conv2D::Level&, const Buffers&);
 void depthwise_conv2d(const DepthwiseConv2D&, const DepthwiseConv2D::Level&, const Buffers&);
 void depthwise_conv2d_proven(const DepthwiseConv2D&, const DepthwiseConv2D::Level&,
                              const Buffers&);
@@ -68,6 +70,7 @@ using dsp::conv2d_one_product;
 using dsp::conv2d_proven;
 using dsp::conv2d_thin_one_product;
 using dsp::conv2d_winograd;
+using dsp::conv2d_winograd_one_product;
 using dsp::dense;
 using dsp::dense_proven;
 using dsp::depthwise_conv2d;
@@ -93,6 +96,10 @@ inline void conv2d_thin_one_product(const Conv2D& op, const Conv2D::Level& level
 }
 inline void conv2d_winograd(const Conv2D& op, const Conv2D::Level& level, const Buffers& buffers) {
   portable::conv2d(op, level, buffers);
+}
+inline void conv2d_winograd_one_product(const Conv2D& op, const Conv2D::Level& level,
+                                        const Buffers& buffers) {
+  portable::conv2d_one_product(op, level, buffers);
 }
 inline void depthwise_conv2d_proven(const DepthwiseConv2D& op, const DepthwiseConv2D::Level& level,
                                     const Buffers& buffers) {

@@ -43,6 +43,7 @@ extern "C" void reds_winograd_window(const int8_t* pixels, uint32_t pixel_step, 
 extern "C" void reds_winograd_weights(const int8_t* taps, uint32_t tap_step, uint32_t words,
                                       uint32_t* transformed);
 extern "C" void reds_winograd_block(const void* block);
+extern "C" void reds_winograd_block_one_product(const void* block);
 
 namespace reds {
 namespace dsp {
@@ -55,15 +56,28 @@ constexpr uint32_t kWindow = 6;    // side of what it reads
 constexpr uint32_t kTiles = 4;     // of a block
 constexpr uint32_t kChannels = 2;  // of a block
 
+// How sums of a channel become int8. bias: doubled, or the offset of one product, which wants no
+// more than that and the multiplier.
+struct Requantization {
+  int32_t bias, multiplier, rounding, shift;
+};
+
+Requantization proven(const LinearLevel& level, uint32_t channel) {
+  const ProvenRequantization requantize(level, channel);
+  return {level.bias[channel] * 2, requantize.multiplier, requantize.rounding, requantize.shift};
+}
+
+Requantization one_product(const LinearLevel& level, uint32_t channel) {
+  return {level.bias[channel], level.multiplier[channel], 0, 0};
+}
+
 // What the product and its transform need, in the order that they know.
 struct Block {
   const uint32_t* windows;
   uint32_t* weights;
   int32_t* sums;
   uint32_t pairs;  // of channels read
-  struct {
-    int32_t bias, multiplier, rounding, shift;  // bias: doubled
-  } channels[kChannels];
+  Requantization channels[kChannels];
   struct {
     uint32_t line_step;  // bytes, from behind four outputs
     int8_t* output;      // of the first channel; goes on to the next one
@@ -206,9 +220,9 @@ struct Output {
   }
 };
 
-}  // namespace
-
-void conv2d_winograd(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
+void convolve(const Conv2D& op, const LinearLevel& level, const Buffers& buffers,
+              Requantization (*requantization)(const LinearLevel&, uint32_t),
+              void (*multiply)(const void* block)) {
   const Sizes sizes(op.window, level);
   const uint32_t channels = level.outputs->count;
   uint32_t* const windows = reinterpret_cast<uint32_t*>(buffers.scratch);
@@ -232,9 +246,7 @@ void conv2d_winograd(const Conv2D& op, const LinearLevel& level, const Buffers& 
       const uint32_t channel = i + kChannels > channels ? channels - kChannels : i;
       block.weights = weights + (keeps_weights ? i / kChannels * sizes.pair_words() : 0);
       for (uint32_t j = 0; j < kChannels; ++j) {
-        const ProvenRequantization requantize(level, channel + j);
-        block.channels[j] = {level.bias[channel + j] * 2, requantize.multiplier,
-                             requantize.rounding, requantize.shift};
+        block.channels[j] = requantization(level, channel + j);
         if (keeps_weights && start > 0) continue;
         if (channel + j >= i) stored = cursor.next();
         transform_weights(op.weights + stored * kTaps * op.store_inputs, op.store_inputs,
@@ -243,7 +255,7 @@ void conv2d_winograd(const Conv2D& op, const LinearLevel& level, const Buffers& 
       block.windows = windows;
       for (uint32_t tile = start; tile < end; tile += kTiles) {
         if (!is_placed || channel < i) has_beside = output.place(channel, tile, block);
-        reds_winograd_block(&block);
+        multiply(&block);
         if (has_beside) output.copy(channel, tile);
         // which went on to the next channels
         is_placed = !has_beside && end - start <= kTiles;
@@ -252,6 +264,17 @@ void conv2d_winograd(const Conv2D& op, const LinearLevel& level, const Buffers& 
     }
   }
   ActivationClamp(level).apply(buffers.output, sizes.width * sizes.height * channels);
+}
+
+}  // namespace
+
+void conv2d_winograd(const Conv2D& op, const LinearLevel& level, const Buffers& buffers) {
+  convolve(op, level, buffers, proven, reds_winograd_block);
+}
+
+void conv2d_winograd_one_product(const Conv2D& op, const LinearLevel& level,
+                                 const Buffers& buffers) {
+  convolve(op, level, buffers, one_product, reds_winograd_block_one_product);
 }
 
 }  // namespace dsp

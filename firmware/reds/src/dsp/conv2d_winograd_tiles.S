@@ -5,10 +5,12 @@
 //   void reds_winograd_weights(const int8_t* taps, uint32_t tap_step, uint32_t words,
 //                              uint32_t* transformed);
 //   void reds_winograd_block(const Block* block);
+//   void reds_winograd_block_one_product(const Block* block);
 //
 // words: of four channels read, at least one. Cycles on a Cortex-M4 without wait states: 855 for a
 // window of 6 x 6 pixels and 306 for the 9 weights of an output channel, per word; for a block of 2
-// channels by 4 tiles, 36 * (about 16.4 for every pair of channels read, and 28) + 8 * 349 + 115.
+// channels by 4 tiles, 36 * (about 16.2 for every pair of channels read, and 13 to 18, or 28 of more
+// than 4 words) + 8 * 349 + 125; with one product 8 * 309.
 #include "../../include/reds/core.h"
 
 #if REDS_DSP_KERNELS
@@ -292,13 +294,15 @@ reds_winograd_weights:
   .equ kPairsPerHalf, 8    // of a pass; offsets of so many fit in an instruction
   .equ kStepCode, 56       // bytes of code of a step
   .equ kSumsBytes, 32      // of a point
+  .equ kOneProductSumShift, 8  // as in plan.h
 
 // Of the products:
 //   r0, r1  x and weights   r2, r3, r12, lr  what is multiplied, see `step`   r4 ... r11  sums
+//   s12, s11  sums, and where they end
+// and of more than 4 words
 //   s15  what to add to x, behind the first pair of channels; half of it to the weights
 //   s14  where to enter a pass then
 //   s13  the same as s15 behind the last pair of channels, to the next point
-//   s12, s11  sums, and where they end
 //   s10  where the weights of the first point end, those of all others less than a pass behind it
 
 // A product of pairs, the first one or one more of a sum.
@@ -328,6 +332,31 @@ reds_winograd_weights:
   product \multiply, r11, r3, lr
 .endm
 
+// All points of so many pairs of channels, at most kPairsPerHalf, `points` at a time. 11 cycles a
+// point and 7 for so many, and the steps.
+.macro multiply_points pairs, points
+1:
+  .set point, 0
+  .rept \points
+  step (16 * point), (8 * point), smuad
+  .set i, 1
+  .rept (\pairs - 1)
+  step (kPixelPair * i + 16 * point), (kWeightPair * i + 8 * point)
+  .set i, i + 1
+  .endr
+  vmov r12, s12
+  stmia r12!, {r4-r11}
+  vmov s12, r12
+  .set point, point + 1
+  .endr
+  adds r0, #(16 * \points)
+  adds r1, #(8 * \points)
+  vmov lr, s11
+  cmp r12, lr
+  bne.w 1b
+  b.w 3f
+.endm
+
 .macro half_pass
   .set i, 0
   .rept kPairsPerHalf
@@ -338,87 +367,32 @@ reds_winograd_weights:
   add.w r1, r1, #(kWeightPair * kPairsPerHalf)
 .endm
 
-// Six sums r1 ... r6, along one side of a tile, to four outputs r1, r5, r3, r6; times 1, 1/2, 1/4,
-// 1/4, see conv2d_winograd.cc. In two parts: behind the first one `temporary` is free, the second one
-// wants a 6. Use r2, r4. 10 cycles together.
-.macro transform_sums temporary
-  add \temporary, r2, r3
-  sub r2, r2, r3
-  add r3, r4, r5
-  sub r4, r4, r5
-  sub r5, r3, \temporary, lsl #2
-  sub r3, r3, \temporary
-.endm
-
-.macro transform_outer_sums six
-  mla r1, r1, \six, r5
-  sub r5, r4, r2, lsl #1
-  rsb r2, r2, r4, lsl #1
-  mla r6, r6, \six, r2
-.endm
-
-// Of the outputs:
-//   r0        sums; while a line is transformed free
-//   r1 ... r6 a column or a line, r7 free and 6 in r12; of a line r7 ... lr as `store` tells
-//   s0 ... s23  (4 lines, 6 columns)      s24  1/9 modulo 2^32
-//   s25  sums of the tile's first point   s26  the next tile's place
-//   s27  from the end of a line of four outputs to the next line
-//   s28  the block                      s29  sums of the second channel
-
-.macro transform_sums_column column, line0, line1, line2, line3
-  ldr.w r1, [r0, #(kSumsBytes * \column)]
-  ldr.w r2, [r0, #(kSumsBytes * (\column + 6))]
-  ldr.w r3, [r0, #(kSumsBytes * (\column + 12))]
-  ldr.w r4, [r0, #(kSumsBytes * (\column + 18))]
-  ldr.w r5, [r0, #(kSumsBytes * (\column + 24))]
-  ldr.w r6, [r0, #(kSumsBytes * (\column + 30))]
-  transform_sums r7
-  transform_outer_sums r12
-  vmov \line0, r1
-  vmov \line1, r5
-  vmov \line2, r3
-  vmov \line3, r6
-.endm
-
-// sum = 9 * 2^(halvings + 1) times an accumulator without bias. r7 = 1/9, r8 = bias, doubled,
-// r9 = multiplier, r10 = rounding, r11 = shift, r12 = output, lr = pixel_step. 8 cycles.
-.macro store sum, halvings
-  mul \sum, \sum, r7
-  add \sum, r8, \sum, asr #\halvings
-  requantize \sum, r9, r10, r11, r0
-  strb \sum, [r12]
-  add r12, lr
-.endm
-
-// The first two outputs of a line of the tile are 4 and 2 times as large as the others.
-.macro transform_sums_line a, b, c, d, e, f, halvings
-  vmov r1, \a
-  vmov r2, \b
-  vmov r3, \c
-  vmov r4, \d
-  vmov r5, \e
-  vmov r6, \f
-  transform_sums r0
-  movs r0, #6
-  transform_outer_sums r0
-  store r1, (\halvings + 2)
-  store r5, (\halvings + 1)
-  store r3, \halvings
-  store r6, \halvings
-.endm
-
-  .section .text.reds_winograd_block, "ax", %progbits
-  .global reds_winograd_block
-  .type reds_winograd_block, %function
+// Leaves in r12 where the sums end. Takes all registers but s16 ... s31.
+  .section .text.reds_winograd_products, "ax", %progbits
+  .global reds_winograd_products
+  .type reds_winograd_products, %function
   .thumb_func
-reds_winograd_block:
-  push {r4-r11, lr}
-  vpush {s16-s29}
-  vmov s28, r0
+reds_winograd_products:
+  vmov s9, lr
   ldm r0, {r0-r3}         // x, weights, sums, pairs
   vmov s12, r2
   add r2, r2, #(kSumsBytes * kPoints)
   vmov s11, r2
+  cmp r3, #6
+  beq 6f
+  bhi 5f
+  cmp r3, #2
+  beq 2f
+  multiply_points 4, 2
+2:
+  multiply_points 2, 3
+5:
+  cmp r3, #8
+  bhi 8f
+  multiply_points 8, 1
+6:
+  multiply_points 6, 1
+8:
   rsb r4, r3, #1
   and r4, r4, #15         // steps to skip, so that the last pass is whole
   movs r5, #kStepCode
@@ -464,6 +438,126 @@ reds_winograd_block:
   add r1, r1, r2, asr #1
   bx r3
 3:
+  vmov lr, s9
+  bx lr
+  .size reds_winograd_products, . - reds_winograd_products
+
+// Six sums r1 ... r6, along one side of a tile, to four outputs r1, r5, r3, r6; times 1, 1/2, 1/4,
+// 1/4, see conv2d_winograd.cc. In two parts: behind the first one `temporary` is free, the second one
+// wants a 6. Use r2, r4. 10 cycles together.
+.macro transform_sums temporary
+  add \temporary, r2, r3
+  sub r2, r2, r3
+  add r3, r4, r5
+  sub r4, r4, r5
+  sub r5, r3, \temporary, lsl #2
+  sub r3, r3, \temporary
+.endm
+
+.macro transform_outer_sums six
+  mla r1, r1, \six, r5
+  sub r5, r4, r2, lsl #1
+  rsb r2, r2, r4, lsl #1
+  mla r6, r6, \six, r2
+.endm
+
+// Of the outputs:
+//   r0        sums; while a line is transformed free
+//   r1 ... r6 a column or a line, r7 free and 6 in r12 or, with one product, in r11;
+//             of a line r7 ... lr as `store` tells
+//   s0 ... s23  (4 lines, 6 columns)      s24  1/9 modulo 2^32
+//   s25  sums of the tile's first point   s26  the next tile's place
+//   s27  from the end of a line of four outputs to the next line; with one product in r10
+//   s28  the block                      s29  sums of the second channel
+
+.macro transform_sums_column six, column, line0, line1, line2, line3
+  ldr.w r1, [r0, #(kSumsBytes * \column)]
+  ldr.w r2, [r0, #(kSumsBytes * (\column + 6))]
+  ldr.w r3, [r0, #(kSumsBytes * (\column + 12))]
+  ldr.w r4, [r0, #(kSumsBytes * (\column + 18))]
+  ldr.w r5, [r0, #(kSumsBytes * (\column + 24))]
+  ldr.w r6, [r0, #(kSumsBytes * (\column + 30))]
+  transform_sums r7
+  transform_outer_sums \six
+  vmov \line0, r1
+  vmov \line1, r5
+  vmov \line2, r3
+  vmov \line3, r6
+.endm
+
+// sum = 9 * 2^(halvings + 1) times an accumulator without bias. r7 = 1/9, r8 = bias, doubled,
+// r9 = multiplier, r10 = rounding, r11 = shift, r12 = output, lr = pixel_step. 8 cycles. With one
+// product r8 = offset, bias included, r9 = multiplier; 6 cycles.
+.macro store one_product, sum, halvings
+  mul \sum, \sum, r7
+.if \one_product
+  add \sum, r8, \sum, lsl #(kOneProductSumShift - 1 - (\halvings))
+  requantize_with_one_product \sum, r9
+.else
+  add \sum, r8, \sum, asr #(\halvings)
+  requantize \sum, r9, r10, r11, r0
+.endif
+  strb \sum, [r12]
+  add r12, lr
+.endm
+
+// The first two outputs of a line of the tile are 4 and 2 times as large as the others.
+.macro transform_sums_line one_product, a, b, c, d, e, f, halvings
+  vmov r1, \a
+  vmov r2, \b
+  vmov r3, \c
+  vmov r4, \d
+  vmov r5, \e
+  vmov r6, \f
+  transform_sums r0
+.if \one_product
+  transform_outer_sums r11
+.else
+  movs r0, #6
+  transform_outer_sums r0
+.endif
+  store \one_product, r1, (\halvings + 2)
+  store \one_product, r5, (\halvings + 1)
+  store \one_product, r3, \halvings
+  store \one_product, r6, \halvings
+.endm
+
+.macro next_line one_product
+.if \one_product
+  add r12, r10
+.else
+  vmov r0, s27
+  add r12, r0
+.endif
+.endm
+
+.macro transform_sums_columns six
+  transform_sums_column \six, 0, s0, s6, s12, s18
+  transform_sums_column \six, 1, s1, s7, s13, s19
+  transform_sums_column \six, 2, s2, s8, s14, s20
+  transform_sums_column \six, 3, s3, s9, s15, s21
+  transform_sums_column \six, 4, s4, s10, s16, s22
+  transform_sums_column \six, 5, s5, s11, s17, s23
+.endm
+
+.macro load_requantization one_product
+.if \one_product
+  ldm r3, {r8, r9}
+.else
+  ldm r3, {r8-r11}
+.endif
+.endm
+
+.macro block name, one_product
+  .section .text.\name, "ax", %progbits
+  .global \name
+  .type \name, %function
+  .thumb_func
+\name:
+  push {r4-r11, lr}
+  vpush {s16-s29}
+  vmov s28, r0
+  bl reds_winograd_products
   sub r0, r12, #(kSumsBytes * kPoints)
   add r1, r0, #16
   vmov s29, r1
@@ -472,35 +566,36 @@ reds_winograd_block:
   vmov r1, s28
   add r2, r1, #kTiles
   add r3, r1, #kChannels
-  ldm r3, {r8-r11}
+  load_requantization \one_product
+.if \one_product
+  movs r11, #6
+.endif
 4:                        // a channel and a tile; r0 = sums
   vmov s25, r0
   vmov s26, r2
-  movs r12, #6
-  transform_sums_column 0, s0, s6, s12, s18
-  transform_sums_column 1, s1, s7, s13, s19
-  transform_sums_column 2, s2, s8, s14, s20
-  transform_sums_column 3, s3, s9, s15, s21
-  transform_sums_column 4, s4, s10, s16, s22
-  transform_sums_column 5, s5, s11, s17, s23
+.if \one_product
+  transform_sums_columns r11
   vmov r0, s26
-  ldm r0, {r1, r12, lr}   // line_step, output, pixel_step
+  ldm r0, {r10, r12, lr}  // line_step, output, pixel_step
+.else
+  movs r12, #6
+  transform_sums_columns r12
+  vmov r0, s26
+  ldm r0, {r1, r12, lr}
+  vmov s27, r1
+.endif
   add r2, r12, #1         // the next channel's
   str r2, [r0, #4]
   adds r0, #12
   vmov s26, r0
-  vmov s27, r1
   vmov r7, s24
-  transform_sums_line s0, s1, s2, s3, s4, s5, 3
-  vmov r0, s27
-  add r12, r0
-  transform_sums_line s6, s7, s8, s9, s10, s11, 2
-  vmov r0, s27
-  add r12, r0
-  transform_sums_line s12, s13, s14, s15, s16, s17, 1
-  vmov r0, s27
-  add r12, r0
-  transform_sums_line s18, s19, s20, s21, s22, s23, 1
+  transform_sums_line \one_product, s0, s1, s2, s3, s4, s5, 3
+  next_line \one_product
+  transform_sums_line \one_product, s6, s7, s8, s9, s10, s11, 2
+  next_line \one_product
+  transform_sums_line \one_product, s12, s13, s14, s15, s16, s17, 1
+  next_line \one_product
+  transform_sums_line \one_product, s18, s19, s20, s21, s22, s23, 1
   vmov r0, s25
   vmov r2, s26
   adds r0, #4
@@ -512,13 +607,17 @@ reds_winograd_block:
   vmov r1, s28            // the second channel
   add r2, r1, #kTiles
   add r3, r1, #(kChannels + 16)
-  ldm r3, {r8-r11}
+  load_requantization \one_product
   b.w 4b
 5:
   vpop {s16-s29}
   pop {r4-r11, pc}
   .ltorg
-  .size reds_winograd_block, . - reds_winograd_block
+  .size \name, . - \name
+.endm
+
+  block reds_winograd_block, 0
+  block reds_winograd_block_one_product, 1
 
 #elif defined(__linux__)
   .section .note.GNU-stack, "", %progbits  // or the linker makes the stack executable

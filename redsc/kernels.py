@@ -16,9 +16,10 @@ from redsc import ir, thin, winograd
 from redsc.constants import LinearConstants
 from redsc.groups import Axis, find_groups
 
-MOST_TILE_PIXELS = 64
-"""Pixels a convolution packs into scratch at once, where there is room. Its weights are unpacked
-once for all of them, so more than 64 would save little more."""
+MOST_TILE_PIXELS, TILE_BYTES = 64, 4096
+"""What a convolution packs into scratch at once, where there is room: so many pixels, or bytes of
+pixels with few products, whichever is more. Its weights are unpacked once for all of them. More
+would save little, as there is the more to compute for each pixel the more products it has."""
 
 STRIP_BYTES = 4096
 """Packed pixels of four channels a depthwise convolution keeps in scratch."""
@@ -175,9 +176,10 @@ def conv2d_scratch_bytes(op: ir.Conv2D, output: ir.Shape, room: int) -> int:
 def _tile_pixels(op: ir.Conv2D, output: ir.Shape, scratch: int) -> int:
     """A multiple of 4: of the tiles that fit in so many bytes, those that are fewest, and of these
     the smallest."""
-    blocks = -(-output[0] * output[1] // 4)
-    fitting = (scratch // _padded_products(op) - 8) // (2 * 4)
-    tiles = -(-blocks // min(max(fitting, 1), MOST_TILE_PIXELS // 4))
+    blocks, products = -(-output[0] * output[1] // 4), _padded_products(op)
+    fitting = (scratch // products - 8) // (2 * 4)
+    most = max(MOST_TILE_PIXELS, TILE_BYTES // (2 * products)) // 4
+    tiles = -(-blocks // min(max(fitting, 1), most))
     return 4 * -(-blocks // tiles)
 
 
